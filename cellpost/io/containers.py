@@ -1,0 +1,178 @@
+"""From a file to arrays: which kind of file it is, and how each kind is opened.
+
+The kind is told by the first bytes, never by the name. Nothing here knows what the arrays mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+from PIL import Image
+
+from cellpost.io.pickled import load_pickled_npy
+
+PathLike = str | Path
+Array = npt.NDArray[Any]
+
+_KINDS = {
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "npz",
+    b"PK\x05\x06": "npz",  # an archive without entries
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",  # BigTIFF
+    b"MM\0+": "tiff",
+}
+
+
+class FileFormatError(ValueError):
+    """A file that cannot be used: it says which, what was expected and what it is.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    expected : str
+        What the reader asked for.
+    got : object
+        What it found instead.
+    """
+
+    def __init__(self, path: PathLike, expected: str, got: object) -> None:
+        super().__init__(str(path), expected, str(got))
+
+    def __str__(self) -> str:
+        path, expected, got = self.args
+        return f"{path}: expected {expected}; got {got}"
+
+
+def file_kind(path: Path, expected: str) -> str:
+    """Tell ``"npy"``, ``"npz"``, ``"tiff"`` or ``"other"`` by the first bytes of a file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except FileNotFoundError:
+        raise FileFormatError(path, expected, "no file: there is none of this name") from None
+    except OSError as error:
+        raise FileFormatError(path, expected, error.strerror or error) from None
+    if not head:
+        raise FileFormatError(path, expected, "an empty file (0 bytes)")
+    return next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), "other")
+
+
+@contextmanager
+def _reading(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever a reading library raises on a broken file into one kind of error."""
+    try:
+        yield
+    except (FileFormatError, MemoryError):
+        raise
+    except Exception as error:  # zlib, struct, zipfile, tifffile, Pillow: each has its own
+        why = str(error) or type(error).__name__
+        got = f"what cannot be read, cut short or damaged perhaps: {why}"
+        raise FileFormatError(path, expected, got) from error
+
+
+class _Complaints(logging.Handler):
+    """Collects what tifffile only logs, such as a chain of pages that breaks off."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+        self.reader = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.reader:
+            self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _open_tiff(path: Path, expected: str) -> Iterator[tifffile.TiffFile]:
+    complaints = _Complaints()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(complaints)
+    try:
+        with _reading(path, expected), tifffile.TiffFile(path) as tiff:
+            yield tiff
+            if complaints.messages:
+                raise ValueError(complaints.messages[0])
+    finally:
+        logger.removeHandler(complaints)
+
+
+def load_tiff(path: Path, expected: str) -> tuple[Array, str]:
+    """Read the first image of a TIFF or OME-TIFF with one letter for each axis.
+
+    Axes of length 1 go, but for Y and X: OME-TIFF always has a T, a Z and a C.
+    """
+    with _open_tiff(path, expected) as tiff:
+        series = tiff.series[0]
+        axes, shape = series.get_axes(False), series.get_shape(False)
+        keep = [i for i, (a, n) in enumerate(zip(axes, shape, strict=True)) if n != 1 or a in "YX"]
+        array = np.asarray(series.asarray()).reshape([shape[i] for i in keep])
+        return native(array), "".join(axes[i] for i in keep)
+
+
+def tiff_description(path: Path, expected: str) -> str:
+    """Read the text of a TIFF's first ImageDescription tag, or an empty one."""
+    with _open_tiff(path, expected) as tiff:
+        return tiff.pages.first.description or ""
+
+
+def load_npy(path: Path, expected: str) -> Array | dict[str, Any]:
+    """Open an ``.npy`` file: an array mapped from disk, or the dict Cellpose pickles into one."""
+    with _reading(path, expected), path.open("rb") as file:
+        form = np.lib.format
+        old = form.read_magic(file) == (1, 0)
+        read_header = form.read_array_header_1_0 if old else form.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            return load_pickled_npy(file)
+        empty = 0 in shape or shape == ()
+        return native(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
+
+
+def load_npz(path: Path, expected: str, names: tuple[str, ...]) -> list[Array]:
+    """Read arrays of an ``.npz`` archive by name."""
+    with _reading(path, expected), zipfile.ZipFile(path) as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+    if missing := [name for name in names if name not in found]:
+        got = f"no {' and no '.join(missing)} among {', '.join(found) or 'no arrays'}"
+        raise FileFormatError(path, expected, got)
+    with _reading(path, expected), np.load(path, allow_pickle=False) as archive:
+        return [native(archive[name]) for name in names]
+
+
+def load_picture(path: Path, expected: str) -> Array:
+    """Read a PNG, JPEG or anything else Pillow opens: (H, W) or (H, W, 3 or 4)."""
+    with _reading(path, expected), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            palette = picture.mode in {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+            return native(np.asarray(picture.convert("RGB") if palette else picture))
+
+
+def picture_text(path: Path, expected: str, key: str) -> str:
+    """Read one of a PNG's text chunks, or an empty text."""
+    with _reading(path, expected), Image.open(path) as picture:
+        return str(picture.info.get(key, ""))
+
+
+def native(array: Array) -> Array:
+    """Give an array in this machine's byte order, copied only if it has to be."""
+    return np.asarray(array).astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def describe(array: Array, axes: str = "") -> str:
+    """Say an array's dtype, shape and axes, for error messages."""
+    return f"{array.dtype} of shape {array.shape}" + (f" with axes {axes}" if axes else "")

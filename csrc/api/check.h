@@ -1,0 +1,33 @@
+// Turns arguments into views, or throws std::invalid_argument that names the argument, what was
+// expected and what came.
+#pragma once
+
+#include "api/array.h"
+#include "core/image.h"
+
+namespace cellpost::api {
+
+[[noreturn]] void reject(const std::string& argument, const std::string& expected,
+                         const std::string& got);
+/// "(2, 512, 512)"
+std::string text(const std::vector<int64_t>& shape);
+
+/// Shape of an image or volume of 2 or 3 axes, none longer than 2^24 (where float32 coordinates
+/// stop being exact).
+Shape image_shape(const Array& image);
+
+/// Flow field of the shape (ndim, ...) that goes with an image of `shape`.
+FloatView flow_view(const Array& dP, const Shape& shape);
+/// Float map, or bool mask, of exactly `shape`.
+FloatView map_view(const Array& map, const Shape& shape);
+FloatView mask_view(const Array& mask, const Shape& shape);
+/// End points (ndim, n).
+FloatView points_view(const Array& points, const Shape& shape, int64_t n);
+
+/// Contiguous array of one dtype that the library itself allocated.
+void* output(const Array& out, const char* dtype, const std::vector<int64_t>& shape);
+int32_t* labels_in_place(const Array& labels, Shape* shape);
+
+void same_place(const Array& a, const Array& b);
+
+}  // namespace cellpost::api

@@ -1,0 +1,24 @@
+// Marks for code that both g++ and nvcc compile.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define CELLPOST_HD __host__ __device__
+#define CELLPOST_INLINE __forceinline__
+#else
+#define CELLPOST_HD
+// Always inlined: the CPU kernels are compiled several times with different instruction sets, and
+// an out-of-line copy of a shared inline function would be merged by the linker across them.
+#define CELLPOST_INLINE inline __attribute__((always_inline))
+#endif
+#define CELLPOST_FN CELLPOST_HD CELLPOST_INLINE
+
+namespace cellpost {
+using std::int32_t;
+using std::int64_t;
+using std::uint16_t;
+using std::uint32_t;
+using std::uint64_t;
+using std::uint8_t;
+}  // namespace cellpost

@@ -1,0 +1,54 @@
+// The CUDA symbols of a build without CUDA.
+#include <stdexcept>
+
+#include "cuda/flows.h"
+#include "cuda/labels.h"
+#include "cuda/runtime.h"
+
+namespace cellpost::cuda {
+namespace {
+
+constexpr const char* kReason =
+    "this build of cellpost has no CUDA kernels: build it where nvcc is found, or with "
+    "CELLPOST_CUDA=ON";
+
+[[noreturn]] void refuse() { throw std::runtime_error(kReason); }
+
+}  // namespace
+
+State state() { return {false, false, kReason, {}}; }
+
+FlowReport follow_flows(const Place&, const FloatView&, const FloatView&, const Shape&,
+                        const FollowOptions&, int32_t*) {
+  refuse();
+}
+void end_points(const Place&, const FloatView&, const FloatView&, int64_t, Sampling, const Window&,
+                float*, int64_t) {
+  refuse();
+}
+int64_t count_foreground(const Place&, const FloatView&, const Shape&) { refuse(); }
+int64_t endpoints_to_labels(const Place&, const FloatView&, const FloatView&, const Shape&, double,
+                            int32_t*) {
+  refuse();
+}
+void masks_to_flows(const Place&, int32_t*, const Shape&, int64_t, int64_t, float*) { refuse(); }
+void flow_error(const Place&, int32_t*, const Shape&, int64_t, const FloatView&, double*, int64_t) {
+  refuse();
+}
+FilterReport remove_bad_flows(const Place&, int32_t*, const Shape&, int64_t, const FloatView&,
+                              double) {
+  refuse();
+}
+
+LabelRange label_range(const Place&, const int32_t*, const Shape&) { refuse(); }
+FilterReport remove_by_size(const Place&, int32_t*, const Shape&, int64_t, int64_t, int64_t) {
+  refuse();
+}
+FilterReport fill_holes(const Place&, int32_t*, const Shape&, int64_t, Nested) { refuse(); }
+FilterReport resolve_fragments(const Place&, int32_t*, const Shape&, int64_t, Fragments) {
+  refuse();
+}
+int64_t count_labels(const Place&, int32_t*, const Shape&, int64_t) { refuse(); }
+int64_t relabel(const Place&, int32_t*, const Shape&, int64_t) { refuse(); }
+
+}  // namespace cellpost::cuda

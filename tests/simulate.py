@@ -1,0 +1,96 @@
+"""Simulated network outputs: maps made from labels, as a perfect network with noise would give.
+
+`dP` is five times the labels' flow targets plus seeded Gaussian noise, `cellprob` a logit of +5 in
+the cells and -5 outside. No network is run; everything made here is called simulated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from reference import flows as ref_flows
+from reference import labels as ref_labels
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Simulated outputs and the labels they come from."""
+
+    dP: np.ndarray
+    cellprob: np.ndarray
+    labels: np.ndarray
+
+
+def _turns(ndim, square):
+    """Every flip, and in 2D with square tiles every rotation, as (quarter turns, flipped axes)."""
+    for k in range(4 if square and ndim == 2 else 1):
+        for flips in np.ndindex(*[2] * ndim):
+            yield k, flips
+
+
+def _turn_labels(labels, k, flips):
+    axes = [a for a, f in enumerate(flips) if f]
+    return np.flip(np.rot90(labels, k) if k else labels, axes)
+
+
+def _turn_flows(flows, k, flips):
+    """The vectors turn with the picture: rot90 takes (dy, dx) to (-dx, dy)."""
+    for _ in range(k):
+        flows = np.stack([-np.rot90(flows[1]), np.rot90(flows[0])])
+    axes = [a for a, f in enumerate(flips) if f]
+    flows = np.flip(flows, [a + 1 for a in axes]).copy()
+    flows[axes] *= -1
+    return flows
+
+
+def tile(labels, flows, shape):
+    """Flipped and rotated copies side by side until `shape` is filled; every copy has its own ids.
+
+    Returns (labels, flows). A cell cut by the last tile's edge stays cut.
+    """
+    labels = ref_labels.relabel(labels)
+    counts = [-(-n // m) for n, m in zip(shape, labels.shape, strict=True)]
+    turns = list(_turns(labels.ndim, len(set(labels.shape)) == 1))
+    full = [c * m for c, m in zip(counts, labels.shape, strict=True)]
+    out, out_flows = np.zeros(full, np.int32), np.zeros((labels.ndim, *full), np.float32)
+    for i, at in enumerate(np.ndindex(*counts)):
+        k, flips = turns[i % len(turns)]
+        to = tuple(slice(a * m, (a + 1) * m) for a, m in zip(at, labels.shape, strict=True))
+        copy = _turn_labels(labels, k, flips)
+        out[to] = np.where(copy > 0, copy + i * labels.max(), 0)
+        out_flows[(slice(None), *to)] = _turn_flows(flows, k, flips)
+    crop = tuple(slice(0, n) for n in shape)
+    return out[crop].copy(), out_flows[(slice(None), *crop)].copy()
+
+
+def outputs(labels, flows, *, noise=0.0, cellprob_noise=0.0, seed=0):
+    """Maps with noise of that standard deviation; the flows have length 5."""
+    rng = np.random.default_rng(seed)
+    dP = np.float32(5) * np.asarray(flows, np.float32)
+    if noise:
+        dP += np.float32(noise) * rng.standard_normal(dP.shape, dtype=np.float32)
+    cellprob = np.where(labels > 0, np.float32(5), np.float32(-5))
+    if cellprob_noise:
+        cellprob += np.float32(cellprob_noise) * rng.standard_normal(labels.shape, np.float32)
+    return Maps(dP, cellprob, labels)
+
+
+def from_labels(labels, *, noise=0.0, cellprob_noise=0.0, seed=0):
+    """Maps of a small label image; its flow targets are the oracle's."""
+    labels = np.asarray(labels)
+    flows = ref_flows.masks_to_flows(labels)
+    return outputs(labels, flows, noise=noise, cellprob_noise=cellprob_noise, seed=seed)
+
+
+def blobs(shape, n, *, seed=0, radius=(2.5, 6.0)):
+    """Up to `n` random ellipses or ellipsoids that may touch; hidden ones leave gaps in the ids."""
+    rng = np.random.default_rng(seed)
+    grid = np.indices(shape)
+    labels = np.zeros(shape, np.int32)
+    for i in range(n, 0, -1):  # later ones lie on top, so that ids are not in raster order
+        at = [rng.uniform(0, m) for m in shape]
+        radii = rng.uniform(*radius, size=len(shape))
+        distance = sum(((g - a) / r) ** 2 for g, a, r in zip(grid, at, radii, strict=True))
+        labels[distance <= 1] = i
+    return labels
