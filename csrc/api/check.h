@@ -3,7 +3,6 @@
 #pragma once
 
 #include "api/array.h"
-#include "core/image.h"
 
 namespace cellpost::api {
 
