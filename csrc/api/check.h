@@ -2,10 +2,20 @@
 // expected and what came.
 #pragma once
 
+#include <stdexcept>
+
 #include "api/array.h"
+#include "core/image.h"
 
 namespace cellpost::api {
 
+/// An argument of a wrong dtype: Python's TypeError.
+struct WrongType : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+[[noreturn]] void reject_dtype(const std::string& argument, const std::string& expected,
+                               const std::string& got);
 [[noreturn]] void reject(const std::string& argument, const std::string& expected,
                          const std::string& got);
 /// "(2, 512, 512)"
