@@ -1,8 +1,6 @@
 # `make demo` and `make test` do their own set-up in .venv; all they need is Python >= 3.10 with venv, a C++17
 # compiler, and (for the CUDA kernels) nvcc on PATH. `make help` lists the targets.
 PYTHON ?= python3
-# The CUDA sources are not in the tree yet: AUTO would look for them wherever nvcc is found.
-export CELLPOST_CUDA ?= OFF
 VENV ?= .venv
 # SETUP=0: use $(PYTHON) with the packages it has; install nothing (for machines without a package index).
 SETUP ?= 1

@@ -81,6 +81,14 @@ struct DropBySize {
   }
 };
 
+/// Kept objects are mapped to themselves.
+struct KeepId {
+  int32_t* map;
+  CELLPOST_FN void operator()(int64_t id) const {
+    if (map[id] != 0) map[id] = static_cast<int32_t>(id);
+  }
+};
+
 struct ApplyMap {
   const int32_t* map;
   int32_t* labels;

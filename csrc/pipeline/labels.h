@@ -214,13 +214,6 @@ class Objects {
   }
 
  private:
-  struct KeepId {
-    int32_t* map;
-    CELLPOST_FN void operator()(int64_t id) const {
-      if (map[id] != 0) map[id] = static_cast<int32_t>(id);
-    }
-  };
-
   void apply() { exec_.for_each(shape_.pixels(), ApplyMap{map(), labels_}); }
 
   void resize(int64_t n) {

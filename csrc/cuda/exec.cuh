@@ -1,0 +1,281 @@
+// Where the pipelines run on a CUDA device; the contract is in pipeline/labels.h.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
+
+#include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_reduce.cuh>
+#include <cub/device/device_scan.cuh>
+#include <cub/device/device_select.cuh>
+#include <limits>
+#include <utility>
+
+#include "core/place.h"
+#include "cuda/flows_diffusion.cuh"
+#include "cuda/memory.h"
+#include "pipeline/flows.h"
+
+namespace cellpost::cuda {
+
+// ---- kernels -----------------------------------------------------------------------------------
+
+constexpr int kThreads = 256;
+
+template <class Job>
+__global__ void run_items(int64_t n, Job job) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < n) job(i);
+}
+
+/// A block is a tile of kRows x kColumns pixels and a warp one of 4 x 8, so that a warp's points
+/// start, and mostly stay, in the same few lines of the field.
+struct Tile {
+  static constexpr int kRows = 16, kColumns = 16;
+  int64_t row, col;
+
+  __device__ explicit Tile(int64_t n_across) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    row = int64_t{blockIdx.x} / n_across * kRows + warp / 2 * 4 + lane / 8;
+    col = int64_t{blockIdx.x} % n_across * kColumns + warp % 2 * 8 + lane % 8;
+  }
+};
+
+template <class Job>
+__global__ void run_pixels(int64_t rows, int64_t width, int64_t n_across, Job job) {
+  const Tile at(n_across);
+  if (at.row < rows && at.col < width) job(at.row, at.col);
+}
+
+template <int N, Sampling S>
+__global__ void trace_pixels(int64_t n_across, FollowPixel<N, S> follow, int64_t* n_points) {
+  const Tile at(n_across);
+  const Shape& part = follow.output.window.shape;
+  const bool inside = at.row < part.rows() && at.col < part.x;
+  const bool marked = inside && follow.output.ends.get(at.row * part.x + at.col) != kNoPoint;
+  const int n = __syncthreads_count(marked);
+  if (threadIdx.x == 0 && n > 0) atomic_add(n_points, int64_t{n});
+  if (marked) follow(at.row, at.col);
+}
+
+/// Points of a warp that ended in the same bin make one update.
+static __global__ void count_ends(IndexImage ends, int64_t n, int32_t* counts) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t bin = i < n ? ends.get(i) : kNoPoint;
+  const unsigned same = __match_any_sync(0xffffffffu, static_cast<unsigned long long>(bin));
+  const int first = __ffs(static_cast<int>(same)) - 1;
+  if (bin >= 0 && static_cast<int>(threadIdx.x) % 32 == first) {
+    atomic_add(&counts[bin], static_cast<int32_t>(__popc(same)));
+  }
+}
+
+template <class T>
+struct Fill {
+  T* p;
+  T value;
+  __device__ void operator()(int64_t i) const { p[i] = value; }
+};
+
+template <class Pred>
+struct CountIf {
+  Pred pred;
+  __device__ int64_t operator()(int64_t i) const { return pred(i) ? 1 : 0; }
+};
+
+// ---- the place ---------------------------------------------------------------------------------
+
+class Exec {
+ public:
+  template <class T>
+  using Buffer = cuda::Buffer<T>;
+
+  explicit Exec(const Place& place)
+      : on_(place), stream_(static_cast<cudaStream_t>(place.stream)) {}
+
+  template <class T>
+  Buffer<T> alloc(int64_t n) {
+    return Buffer<T>(on_.pool(), stream_, n);
+  }
+
+  template <class T>
+  void fill(T* p, int64_t n, T value) {
+    for_each(n, Fill<T>{p, value});
+  }
+
+  template <class Job>
+  void for_each(int64_t n, const Job& job) {
+    if (n <= 0) return;
+    run_items<<<n_blocks(n), kThreads, 0, stream_>>>(n, job);
+    check_launch();
+  }
+
+  template <class Job>
+  void for_each_object(int64_t n, const Job& job) {
+    for_each(n, job);
+  }
+
+  template <class Job>
+  void for_each_pixel(int64_t rows, int64_t width, const Job& job) {
+    if (rows <= 0 || width <= 0) return;
+    const int64_t n_across = tiles(width, Tile::kColumns);
+    run_pixels<<<blocks(tiles(rows, Tile::kRows) * n_across), kThreads, 0, stream_>>>(
+        rows, width, n_across, job);
+    check_launch();
+  }
+
+  template <class T, class Pred>
+  Buffer<T> select(int64_t first, int64_t n, const Pred& pred) {
+    const int64_t n_items = n - first;
+    if (n_items <= 0) return {};
+    const thrust::counting_iterator<int64_t> items(first);
+    auto out = alloc<T>(sum(thrust::make_transform_iterator(items, CountIf<Pred>{pred}), n_items));
+    if (out.size() == 0) return out;
+    auto n_selected = alloc<int64_t>(1);
+    with_scratch([&](void* scratch, size_t& bytes) {
+      return cub::DeviceSelect::If(scratch, bytes, items, out.data(), n_selected.data(), n_items,
+                                   pred, stream_);
+    });
+    return out;
+  }
+
+  /// Both from 0 up.
+  template <class K, class V>
+  void sort_by(Buffer<K>& keys, Buffer<V>& values) {
+    if (keys.size() < 2) return;
+    auto sorted_keys = alloc<K>(keys.size());
+    auto sorted_values = alloc<V>(values.size());
+    with_scratch([&](void* scratch, size_t& bytes) {
+      return cub::DeviceRadixSort::SortPairs(scratch, bytes, keys.data(), sorted_keys.data(),
+                                             values.data(), sorted_values.data(), keys.size(), 0,
+                                             static_cast<int>(8 * sizeof(K)), stream_);
+    });
+    keys = std::move(sorted_keys);
+    values = std::move(sorted_values);
+  }
+
+  int64_t scan(int64_t* counts, int64_t n) {
+    if (n <= 0) return 0;
+    const int64_t total = sum(counts, n);
+    with_scratch([&](void* scratch, size_t& bytes) {
+      return cub::DeviceScan::ExclusiveSum(scratch, bytes, counts, counts, n, stream_);
+    });
+    return total;
+  }
+
+  template <class Iterator>
+  int64_t sum(Iterator values, int64_t n) {
+    if (n <= 0) return 0;
+    auto total = alloc<int64_t>(1);
+    with_scratch([&](void* scratch, size_t& bytes) {
+      return cub::DeviceReduce::Sum(scratch, bytes, values, total.data(), n, stream_);
+    });
+    return read(total.data());
+  }
+
+  template <class T>
+  T read(const T* p) {
+    T value;
+    check(cudaMemcpyAsync(&value, p, sizeof(T), cudaMemcpyDeviceToHost, stream_), "reading back");
+    finish();
+    return value;
+  }
+
+  void count_bins(const IndexImage& ends, int64_t n, int32_t* counts) {
+    if (n <= 0) return;
+    count_ends<<<n_blocks(n), kThreads, 0, stream_>>>(ends, n, counts);
+    check_launch();
+  }
+
+  template <int N, Sampling S>
+  int64_t trace(const Trace& trace, const TraceOutput& output) {
+    const Shape& part = output.window.shape;
+    auto n_points = alloc<int64_t>(1);
+    fill(n_points.data(), 1, int64_t{0});
+    const int64_t n_across = tiles(part.x, Tile::kColumns);
+    trace_pixels<<<blocks(tiles(part.rows(), Tile::kRows) * n_across), kThreads, 0, stream_>>>(
+        n_across, FollowPixel<N, S>{trace, output}, n_points.data());
+    check_launch();
+    return read(n_points.data());
+  }
+
+  /// Objects that fit into shared memory take a block each, classed by size so that small ones
+  /// share a multiprocessor; the pixels of all others step together in global memory.
+  template <int N, class Real>
+  void diffuse(const HeatJob<N, Real>& job) {
+    const int64_t most = on_.shared_bytes();
+    int64_t below = 0;
+    for (const auto& [limit, threads] :
+         {std::pair<int64_t, int>{12 << 10, 128}, {24 << 10, 256}, {48 << 10, 256}, {most, 512}}) {
+      auto list = select<int32_t>(
+          0, job.n_ids, TakesShared<N, Real>{job.table, job.ids, below, std::min(limit, most)});
+      below = limit;
+      if (list.size() == 0) continue;
+      check(cudaFuncSetAttribute(diffuse_in_shared<N, Real>,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(std::min(limit, most))),
+            "shared memory");
+      diffuse_in_shared<N, Real>
+          <<<blocks(list.size()), threads, static_cast<size_t>(std::min(limit, most)), stream_>>>(
+              job, list.data());
+      check_launch();
+    }
+    auto large = alloc<int32_t>(job.table.n + 1);
+    fill(large.data(), job.table.n + 1, int32_t{0});
+    for_each(job.n_ids,
+             MarkLarge<N, Real>{{job.table, job.ids, most, std::numeric_limits<int64_t>::max()},
+                                large.data()});
+    auto pixels = select<int64_t>(0, job.shape.pixels(), IsOfLarge{job.labels, large.data()});
+    if (pixels.size() == 0) return;
+    auto other = alloc<Real>(job.shape.pixels());
+    Real* from = job.n_steps % 2 == 0 ? job.heat : other.data();
+    Real* to = job.n_steps % 2 == 0 ? other.data() : job.heat;
+    for_each(pixels.size(), StartHeat<N, Real>{job, pixels.data(), from});
+    for (int64_t left = job.n_steps; left > 0; --left) {
+      for_each(pixels.size(), StepHeat<N, Real>{job, pixels.data(), from, to, left > 1});
+      std::swap(from, to);
+    }
+  }
+
+  /// Waits for the work, so that an error of it is this call's.
+  void finish() { check(cudaStreamSynchronize(stream_), "running the kernels"); }
+
+ private:
+  static int64_t tiles(int64_t n, int64_t side) { return (n + side - 1) / side; }
+  static unsigned blocks(int64_t n) {
+    if (n > std::numeric_limits<int32_t>::max()) {
+      throw std::length_error("image: too large for one CUDA launch");
+    }
+    return static_cast<unsigned>(n);
+  }
+  static unsigned n_blocks(int64_t n) { return blocks(tiles(n, kThreads)); }
+  static void check_launch() { check(cudaGetLastError(), "launching a kernel"); }
+
+  /// Calls a CUB algorithm as it wants to be called: for its scratch size, then with scratch.
+  template <class Algorithm>
+  void with_scratch(const Algorithm& algorithm) {
+    size_t bytes = 0;
+    check(algorithm(nullptr, bytes), "asking for scratch");
+    auto scratch = alloc<uint8_t>(static_cast<int64_t>(std::max<size_t>(bytes, 1)));
+    check(algorithm(scratch.data(), bytes), "launching an algorithm");
+  }
+
+  OnDevice on_;
+  cudaStream_t stream_;
+};
+
+/// Runs `work(exec)` at the place; when this returns, the work is done.
+template <class Work>
+auto run_at(const Place& place, const Work& work) {
+  Exec exec(place);
+  if constexpr (std::is_void_v<decltype(work(exec))>) {
+    work(exec);
+    exec.finish();
+  } else {
+    const auto result = work(exec);
+    exec.finish();
+    return result;
+  }
+}
+
+}  // namespace cellpost::cuda
