@@ -102,11 +102,12 @@ class Arrays:
         first = self._arrays[self._first]
         return self.xp.empty(shape, dtype=getattr(self.xp, dtype), device=device(first))
 
-    def int32_copy(self, name: str) -> tuple[Array, Array | None]:
-        """Labels as a new contiguous int32 array, and the ids behind them if these were replaced.
+    def int32_labels(self, name: str, *, to_write: bool) -> tuple[Array, Array | None]:
+        """Labels as a contiguous int32 array, and the ids behind them if these were replaced.
 
-        Ids that int32 cannot hold, or so sparse that a table of them would dwarf the image, are
-        replaced by their rank; `ids[rank]` gives them back.
+        A new array if it is to be written to, or if the caller's is not one already. Ids that
+        int32 cannot hold, or so sparse that a table of them would dwarf the image, are replaced by
+        their rank; `ids[rank]` gives them back.
         """
         labels = self[name]
         dtype = dtype_name(labels)
@@ -121,9 +122,10 @@ class Arrays:
         if n_pixels > 0 and dtype in ("int32", "int64", "uint32", "uint64"):
             # CUDA has no kernels for torch's wide unsigned types; on the CPU NumPy sees them too.
             wide = self._as_int64(name, labels, dtype)
-            if int(xp.min(wide)) < 0:
-                raise ValueError(f"{name}: expected ids >= 0; got {int(xp.min(wide))}")
-            if int(xp.max(wide)) > 4 * n_pixels + 2**20 or int(xp.max(wide)) > 2**31 - 1:
+            lowest, largest = int(xp.min(wide)), int(xp.max(wide))
+            if lowest < 0:
+                raise ValueError(f"{name}: expected ids >= 0; got {lowest}")
+            if largest > 4 * n_pixels + 2**20 or largest > 2**31 - 1:
                 ids, ranks = xp.unique_inverse(wide)
                 labels = xp.reshape(ranks, shape)
                 if int(ids[0]) != 0:
@@ -131,8 +133,10 @@ class Arrays:
                     ids = xp.concat([xp.zeros_like(ids[:1]), ids])
             else:
                 labels = wide
+        if not to_write and dtype_name(labels) == "int32" and _is_c_contiguous(labels):
+            return labels, ids
         copy = self.empty(shape, "int32")
-        copy[...] = xp.astype(labels, xp.int32)
+        copy[...] = xp.astype(labels, xp.int32, copy=False)
         return copy, ids
 
     def _as_int64(self, name: str, labels: Array, dtype: str) -> Array:
@@ -192,6 +196,12 @@ def check_fits(n_labels: int, dtype: str) -> None:
             f"out_dtype: expected a dtype that holds ids up to {n_labels}; got {dtype}, "
             f"which ends at {largest}"
         )
+
+
+def _is_c_contiguous(array: Array) -> bool:
+    if is_torch_array(array):
+        return bool(array.is_contiguous())
+    return bool(array.flags.c_contiguous)
 
 
 def dtype_name(array: Array) -> str:

@@ -354,12 +354,12 @@ def masks_to_flows(labels: Array, *, niter: int | None = None) -> Array:
     [[1.0, 0.0, -1.0]]
     """
     arrays = Arrays(labels=labels)
-    copy, _ = arrays.int32_copy("labels")
+    ids, _ = arrays.int32_labels("labels", to_write=False)
     steps = -1 if niter is None else integer("niter", niter)
     if niter is not None and steps < 0:
         raise ValueError(f"niter: expected an integer >= 0; got {niter}")
-    flows = arrays.empty((copy.ndim, *copy.shape), "float32")
-    _core.masks_to_flows(copy, flows, arrays.stream, niter=steps)
+    flows = arrays.empty((ids.ndim, *ids.shape), "float32")
+    _core.masks_to_flows(ids, flows, arrays.stream, niter=steps)
     return arrays.result(flows)
 
 
@@ -400,9 +400,9 @@ def flow_error(labels: Array, dP: Array) -> Array:
     [0.0]
     """
     arrays = Arrays(labels=labels, dP=dP)
-    copy, _ = arrays.int32_copy("labels")
-    errors = arrays.empty((_core.count_labels(copy, arrays.stream),), "float64")
-    _core.flow_error(copy, arrays["dP"], errors, arrays.stream)
+    ids, _ = arrays.int32_labels("labels", to_write=False)
+    errors = arrays.empty((_core.count_labels(ids, arrays.stream),), "float64")
+    _core.flow_error(ids, arrays["dP"], errors, arrays.stream)
     return arrays.result(errors)
 
 

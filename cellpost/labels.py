@@ -53,7 +53,7 @@ def number(name: str, value: Any) -> float:
 
 def filter_labels(arrays: Arrays, return_report: bool, kernel: Any, **options: Any) -> Labelled:
     """Run a kernel that filters labels in place on a copy, and give the copy back as they came."""
-    copy, ids = arrays.int32_copy("labels")
+    copy, ids = arrays.int32_labels("labels", to_write=True)
     report = kernel(copy, arrays.stream, **options)
     labels = arrays.labels_as("labels", copy, ids)
     return (labels, report) if return_report else labels
@@ -273,6 +273,6 @@ def relabel(labels: Array, *, out_dtype: Any = None) -> Array:
     [[1, 0, 2, 1]]
     """
     arrays = Arrays(labels=labels)
-    copy, _ = arrays.int32_copy("labels")
+    copy, _ = arrays.int32_labels("labels", to_write=True)
     n_labels = _core.relabel(copy, arrays.stream)
     return arrays.labels_result(copy, n_labels, out_dtype)

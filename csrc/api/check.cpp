@@ -19,14 +19,19 @@ DType float_dtype(const Array& a) {
   reject_dtype(a.name, "float16, bfloat16, float32 or float64", a.dtype);
 }
 
-/// Strides of the spatial axes, right-aligned; `first` is the axis that comes before them.
-FloatView view(const Array& a, DType dtype, size_t n_leading) {
-  FloatView v{a.data, dtype, {0, 0, 0, 0}};
-  if (n_leading > 0) v.stride[0] = a.stride[0];
-  for (size_t k = n_leading; k < a.stride.size(); ++k) {
-    v.stride[4 - a.stride.size() + k] = a.stride[k];
+/// Strides of (channel, z, y, x), 0 for an axis that is not there.
+struct Strides {
+  int64_t of[4] = {0, 0, 0, 0};
+  Strides(const Array& a, bool has_channels) {
+    const size_t n_leading = has_channels ? 1 : 0;
+    if (has_channels) of[0] = a.stride[0];
+    for (size_t k = n_leading; k < a.stride.size(); ++k) of[4 - a.stride.size() + k] = a.stride[k];
   }
-  return v;
+};
+
+FloatView float_view(const Array& a, bool has_channels) {
+  const Strides s(a, has_channels);
+  return {a.data, float_dtype(a), {s.of[0], s.of[1], s.of[2], s.of[3]}};
 }
 
 }  // namespace
@@ -65,22 +70,23 @@ FloatView flow_view(const Array& dP, const Shape& shape) {
     reject(dP.name, "shape " + text(expected) + " (flow components first)",
            "shape " + text(dP.shape));
   }
-  return view(dP, float_dtype(dP), 1);
+  return float_view(dP, true);
 }
 
 FloatView map_view(const Array& map, const Shape& shape) {
   if (map.shape != extents(shape)) {
     reject(map.name, "shape " + text(extents(shape)), "shape " + text(map.shape));
   }
-  return view(map, float_dtype(map), 0);
+  return float_view(map, false);
 }
 
-FloatView mask_view(const Array& mask, const Shape& shape) {
+MaskView mask_view(const Array& mask, const Shape& shape) {
   if (mask.dtype != "bool") reject_dtype(mask.name, "bool", mask.dtype);
   if (mask.shape != extents(shape)) {
     reject(mask.name, "shape " + text(extents(shape)), "shape " + text(mask.shape));
   }
-  return view(mask, DType::u8, 0);
+  const Strides s(mask, false);
+  return {static_cast<const uint8_t*>(mask.data), {s.of[1], s.of[2], s.of[3]}};
 }
 
 FloatView points_view(const Array& points, const Shape& shape, int64_t n) {
@@ -89,7 +95,7 @@ FloatView points_view(const Array& points, const Shape& shape, int64_t n) {
     reject(points.name, "shape " + text(expected) + " (one column for each pixel of the mask)",
            "shape " + text(points.shape));
   }
-  return view(points, float_dtype(points), 1);
+  return float_view(points, true);
 }
 
 void* output(const Array& out, const char* dtype, const std::vector<int64_t>& shape) {

@@ -29,7 +29,7 @@ Shape image_shape(const Array& image);
 FloatView flow_view(const Array& dP, const Shape& shape);
 /// Float map, or bool mask, of exactly `shape`.
 FloatView map_view(const Array& map, const Shape& shape);
-FloatView mask_view(const Array& mask, const Shape& shape);
+MaskView mask_view(const Array& mask, const Shape& shape);
 /// End points (ndim, n).
 FloatView points_view(const Array& points, const Shape& shape, int64_t n);
 

@@ -45,7 +45,7 @@ FlowReport follow_flows(const Array& dP, const Array& cellprob, const FollowOpti
 
 int64_t count_foreground(const Array& mask) {
   const Shape shape = image_shape(mask);
-  const FloatView view = mask_view(mask, shape);
+  const MaskView view = mask_view(mask, shape);
   if (shape.pixels() == 0) return 0;
   return mask.place.cuda ? cuda::count_foreground(mask.place, view, shape)
                          : cpu::count_foreground(view, shape);
@@ -55,7 +55,8 @@ void flow_endpoints(const Array& dP, const Array& mask, int64_t niter, Sampling 
                     const std::vector<int64_t>& offset, const std::vector<int64_t>& global,
                     const Array& endpoints) {
   const Shape shape = image_shape(mask);
-  const FloatView flow = flow_view(dP, shape), inside = mask_view(mask, shape);
+  const FloatView flow = flow_view(dP, shape);
+  const MaskView inside = mask_view(mask, shape);
   same_place(dP, mask);
   check_steps(niter);
   Window window = whole(shape);
@@ -91,7 +92,7 @@ void flow_endpoints(const Array& dP, const Array& mask, int64_t niter, Sampling 
 int64_t endpoints_to_labels(const Array& endpoints, const Array& mask, double max_size_fraction,
                             const Array& labels) {
   const Shape shape = image_shape(mask);
-  const FloatView inside = mask_view(mask, shape);
+  const MaskView inside = mask_view(mask, shape);
   const FloatView points = points_view(endpoints, shape, count_foreground(mask));
   same_place(mask, endpoints);
   check_fraction(max_size_fraction);

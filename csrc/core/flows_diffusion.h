@@ -88,9 +88,43 @@ struct FindCentre {
   }
 };
 
-/// Sum over a pixel and its neighbours in the fixed order; `p` points into a padded heat buffer.
+CELLPOST_FN float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+CELLPOST_FN double fused(double a, double b, double c) {
+#if defined(__CUDA_ARCH__)
+  return __fma_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+
+/// v / D for D = 7 or 9, rounded correctly, without a division: the remainder of a first guess is
+/// exact, and corrects it (Markstein, IBM J. Res. Dev. 34, 1990).
+template <int D, class Real>
+CELLPOST_FN Real divided_by_fma(Real v) {
+  constexpr Real kReciprocal = Real(1) / Real(D);
+  const Real guess = v * kReciprocal;
+  return fused(fused(Real(-D), guess, v), kReciprocal, guess);
+}
+
+template <int D, class Real>
+CELLPOST_FN Real divided_by(Real v) {
+#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return divided_by_fma<D>(v);
+#else
+  return v / Real(D);  // an fma in software would be far slower
+#endif
+}
+
+/// Mean over a pixel and its neighbours, summed in the fixed order; `p` points into a padded heat
+/// buffer.
 template <int N, class Real>
-CELLPOST_FN Real heat_sum(const Real* p, int64_t row, int64_t plane) {
+CELLPOST_FN Real heat_mean(const Real* p, int64_t row, int64_t plane) {
   Real s = p[0];
   if constexpr (N == 2) {
     s += p[-row];
@@ -101,7 +135,7 @@ CELLPOST_FN Real heat_sum(const Real* p, int64_t row, int64_t plane) {
     s += p[-row + 1];
     s += p[row - 1];
     s += p[row + 1];
-    return s / Real(9);
+    return divided_by<9>(s);
   } else {
     s += p[plane];
     s += p[-plane];
@@ -109,7 +143,7 @@ CELLPOST_FN Real heat_sum(const Real* p, int64_t row, int64_t plane) {
     s += p[-row];
     s += p[1];
     s += p[-1];
-    return s / Real(7);
+    return divided_by<7>(s);
   }
 }
 
@@ -121,33 +155,37 @@ struct Heat {
   const int32_t* map;  ///< by id; 0: the object was dropped and has no heat
   Shape shape;
 
-  CELLPOST_FN double at(int64_t z, int64_t y, int64_t x) const {
-    if (!shape.contains(z, y, x)) return 0.0;
+  /// Unit flow (z, y, x) at a pixel of object `id`. Touching objects' heat enters, as in Cellpose.
+  CELLPOST_FN void flow(int32_t id, int64_t z, int64_t y, int64_t x, double (&v)[3]) const {
     const int64_t i = (z * shape.y + y) * shape.x + x;
-    return labels[i] != 0 && map[labels[i]] != 0 ? static_cast<double>(heat[i]) : 0.0;
-  }
-  /// Unit flow (z, y, x) at a pixel. Touching objects' heat enters, as in Cellpose.
-  CELLPOST_FN void flow(int64_t z, int64_t y, int64_t x, double (&v)[3]) const {
-    // The difference is taken in the precision of the heat.
-    v[0] = shape.ndim == 3 ? static_cast<double>(static_cast<Real>(at(z + 1, y, x)) -
-                                                 static_cast<Real>(at(z - 1, y, x)))
-                           : 0.0;
-    v[1] = static_cast<double>(static_cast<Real>(at(z, y + 1, x)) -
-                               static_cast<Real>(at(z, y - 1, x)));
-    v[2] = static_cast<double>(static_cast<Real>(at(z, y, x + 1)) -
-                               static_cast<Real>(at(z, y, x - 1)));
+    v[0] = shape.ndim == 3 ? difference(id, i, z, shape.z, shape.y * shape.x) : 0.0;
+    v[1] = difference(id, i, y, shape.y, shape.x);
+    v[2] = difference(id, i, x, shape.x, 1);
     double sum = shape.ndim == 3 ? v[0] * v[0] + v[1] * v[1] : v[1] * v[1];
     sum += v[2] * v[2];
     const double length = 1e-60 + sqrt(sum);
     for (int k = 0; k < 3; ++k) v[k] = v[k] / length;
   }
+
+ private:
+  CELLPOST_FN Real at(int32_t id, int64_t i) const {
+    const int32_t there = labels[i];
+    return there == id || (there != 0 && map[there] != 0) ? heat[i] : Real(0);
+  }
+  /// Next minus previous along an axis, in the precision of the heat.
+  CELLPOST_FN double difference(int32_t id, int64_t i, int64_t at_axis, int64_t extent,
+                                int64_t stride) const {
+    const Real next = at_axis + 1 < extent ? at(id, i + stride) : Real(0);
+    const Real previous = at_axis > 0 ? at(id, i - stride) : Real(0);
+    return static_cast<double>(next - previous);
+  }
 };
 
 /// Mean squared difference over each object: row by row from the left, then the rows from the top.
-template <class Real>
+template <class Real, class Flow>
 struct FlowError {
   Heat<Real> heat;
-  FloatView dP;
+  Flow dP;
   ObjectTable table;
   const int32_t* ids;
   double* error;  ///< by id
@@ -164,7 +202,7 @@ struct FlowError {
           if (heat.labels[(z * shape.y + y) * shape.x + x] != id) continue;
           double v[3];
           float net[3] = {0.0f, 0.0f, 0.0f};
-          heat.flow(z, y, x, v);
+          heat.flow(id, z, y, x, v);
           bool finite = true;
           for (int k = skip; k < 3; ++k) {
             net[k] = dP.at(k - skip, z, y, x);
@@ -205,7 +243,8 @@ struct WriteFlows {
     const int64_t i = row * shape.x + x, n = shape.pixels();
     const int skip = 3 - shape.ndim;
     double v[3] = {0.0, 0.0, 0.0};
-    if (heat.labels[i] != 0) heat.flow(row / shape.y, row % shape.y, x, v);
+    const int32_t id = heat.labels[i];
+    if (id != 0) heat.flow(id, row / shape.y, row % shape.y, x, v);
     for (int k = skip; k < 3; ++k) flows[(k - skip) * n + i] = static_cast<float>(v[k]);
   }
 };

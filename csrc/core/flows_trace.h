@@ -41,8 +41,8 @@ struct TraceAxis {
 
 struct Trace {
   const float* field;  ///< padded, interleaved
-  int64_t pitch_y;     ///< floats between rows, and between planes
-  int64_t pitch_z;
+  int64_t pitch_y;     ///< floats between rows
+  int32_t rows_per_plane;
   TraceAxis axis[3];
   int64_t n_steps;
 };
@@ -78,6 +78,10 @@ CELLPOST_FN int32_t lane_to_int(float v) { return static_cast<int32_t>(v); }
 CELLPOST_FN float lane_to_float(int32_t v) { return static_cast<float>(v); }
 CELLPOST_FN bool lane_outside(int32_t v, int32_t low, int32_t high) { return v < low || v > high; }
 CELLPOST_FN bool lane_any(bool m) { return m; }
+template <class T>
+CELLPOST_FN T select(bool m, T yes, T no) {
+  return m ? yes : no;
+}
 
 template <class F>
 struct LaneOf;
@@ -88,16 +92,21 @@ struct LaneOf<float> {
   static CELLPOST_FN float splat(float v) { return v; }
 };
 
-/// Field vectors at two neighbouring corners a = (.., x) and b = (.., x + 1).
-CELLPOST_FN void load_corners(const float* field, int64_t pitch, int32_t row, int32_t col,
-                              float (&a)[2], float (&b)[2]) {
-  const float* p = field + row * pitch + 2 * static_cast<int64_t>(col);
-  a[0] = p[0], a[1] = p[1], b[0] = p[2], b[1] = p[3];
+/// Where in the field the cell with this first corner begins; rows count through all planes.
+CELLPOST_FN const float* lane_address(const float* field, int64_t pitch, int32_t width, int32_t row,
+                                      int32_t col) {
+  return field + static_cast<int64_t>(static_cast<uint32_t>(row)) * pitch +
+         static_cast<int64_t>(col) * width;
 }
-CELLPOST_FN void load_corners(const float* field, int64_t pitch_z, int64_t pitch_y, int32_t plane,
-                              int32_t row, int32_t col, float (&a)[3], float (&b)[3]) {
-  const float* p = field + plane * pitch_z + row * pitch_y + 4 * static_cast<int64_t>(col);
-  for (int c = 0; c < 3; ++c) a[c] = p[c], b[c] = p[4 + c];
+/// Field vectors at two neighbouring corners a[i] = (.., x) and b[i] = (.., x + 1) of two rows i,
+/// which lie `offset[i]` floats on.
+template <int N>
+CELLPOST_FN void load_corners(const float* address, const int64_t (&offset)[2], float (&a)[2][N],
+                              float (&b)[2][N]) {
+  for (int i = 0; i < 2; ++i) {
+    const float* p = address + offset[i];
+    for (int c = 0; c < N; ++c) a[i][c] = p[c], b[i][c] = p[(N == 2 ? 2 : 4) + c];
+  }
 }
 
 // ---- the step ----------------------------------------------------------------------------------
@@ -123,70 +132,94 @@ CELLPOST_FN TraceState<F, N> trace_start(const Trace& trace,
   return s;
 }
 
-/// One Euler step. Returns the lanes whose sample lies outside the window; these do not move.
-template <int N, Sampling S, class F>
-CELLPOST_FN typename LaneOf<F>::Mask trace_step(const Trace& trace,
-                                                const typename LaneOf<F>::Int (&start)[N],
-                                                TraceState<F, N>& state) {
+/// One Euler step of P states. `outside` gets the lanes whose sample lies outside the window; these
+/// do not move. Several states hide each other's latencies, which is why each part loops over them.
+template <int N, Sampling S, class F, int P>
+CELLPOST_FN void trace_steps(const Trace& trace, const typename LaneOf<F>::Int (&start)[P][N],
+                             TraceState<F, N> (&state)[P], typename LaneOf<F>::Mask (&outside)[P]) {
   using Lane = LaneOf<F>;
   using Int = typename Lane::Int;
-  typename Lane::Mask outside{};
-  F far[N], near[N];  // weights of the corner at index + 1 and at the index itself
-  Int index[N];       // into the padded field
-  for (int k = 0; k < N; ++k) {
-    const TraceAxis& axis = trace.axis[k];
-    F x;
-    if (S == Sampling::centered) {
-      x = state.at[k];
-    } else if (N == 2) {
-      x = lane_fma(state.at[k] + 1.0f, Lane::splat(axis.half), Lane::splat(-0.5f));
-    } else {  // torch samples volumes with other, unfused arithmetic
-      x = ((state.at[k] + 1.0f) * axis.length - 1.0f) / 2.0f;
+  F far[P][N], near[P][N];  // weights of the corner at index + 1 and at the index itself
+  Int index[P][N];          // into the padded field
+  CELLPOST_UNROLL
+  for (int p = 0; p < P; ++p) {
+    outside[p] = {};
+    for (int k = 0; k < N; ++k) {
+      const TraceAxis& axis = trace.axis[k];
+      F x;
+      if (S == Sampling::centered) {
+        x = state[p].at[k];
+      } else if (N == 2) {
+        x = lane_fma(state[p].at[k] + 1.0f, Lane::splat(axis.half), Lane::splat(-0.5f));
+      } else {  // torch samples volumes with other, unfused arithmetic
+        x = ((state[p].at[k] + 1.0f) * axis.length - 1.0f) / 2.0f;
+      }
+      const F base = lane_floor(x);
+      far[p][k] = x - base;
+      near[p][k] = (N == 2 || S == Sampling::centered) ? 1.0f - far[p][k] : (base + 1.0f) - x;
+      Int corner = lane_to_int(base);
+      if (S == Sampling::centered) corner = corner + start[p][k];
+      outside[p] = outside[p] | lane_outside(corner, axis.lowest, axis.highest);
+      index[p][k] = corner + (1 - axis.offset);
     }
-    const F base = lane_floor(x);
-    far[k] = x - base;
-    near[k] = (N == 2 || S == Sampling::centered) ? 1.0f - far[k] : (base + 1.0f) - x;
-    Int corner = lane_to_int(base);
-    if (S == Sampling::centered) corner = corner + start[k];
-    outside = outside | lane_outside(corner, axis.lowest, axis.highest);
-    index[k] = corner + (1 - axis.offset);
-  }
-  if (lane_any(outside)) return outside;
-
-  F flow[N];
-  if constexpr (N == 2) {
-    F nw[2], ne[2], sw[2], se[2];
-    load_corners(trace.field, trace.pitch_y, index[1], index[0], nw, ne);
-    load_corners(trace.field + trace.pitch_y, trace.pitch_y, index[1], index[0], sw, se);
-    const F w_nw = near[1] * near[0], w_ne = near[1] * far[0];
-    const F w_sw = far[1] * near[0], w_se = far[1] * far[0];
-    for (int c = 0; c < 2; ++c) {
-      flow[c] = lane_fma(se[c], w_se, lane_fma(sw[c], w_sw, lane_fma(ne[c], w_ne, nw[c] * w_nw)));
-    }
-  } else {
-    for (int c = 0; c < N; ++c) flow[c] = Lane::splat(0.0f);
-    for (int dz = 0; dz < 2; ++dz) {
-      for (int dy = 0; dy < 2; ++dy) {
-        F west[3], east[3];
-        load_corners(trace.field + dz * trace.pitch_z + dy * trace.pitch_y, trace.pitch_z,
-                     trace.pitch_y, index[2], index[1], index[0], west, east);
-        const F wz = dz ? far[2] : near[2], wy = dy ? far[1] : near[1];
-        const F w_west = near[0] * wy * wz, w_east = far[0] * wy * wz;
-        for (int c = 0; c < N; ++c) flow[c] = flow[c] + west[c] * w_west;
-        for (int c = 0; c < N; ++c) flow[c] = flow[c] + east[c] * w_east;
+    if (lane_any(outside[p])) {  // these lanes sample anywhere, and stay where they are
+      for (int k = 0; k < N; ++k) {
+        index[p][k] = select(outside[p], index[p][k] - index[p][k], index[p][k]);
       }
     }
   }
-  for (int k = 0; k < N; ++k) {
-    const F moved = state.at[k] + flow[k];
-    if (S == Sampling::cellpose) {
-      state.at[k] = lane_clamp(moved, Lane::splat(-1.0f), Lane::splat(1.0f));
+  CELLPOST_UNROLL
+  for (int p = 0; p < P; ++p) {
+    F flow[N];
+    if constexpr (N == 2) {
+      F west[2][N], east[2][N];
+      load_corners(lane_address(trace.field, trace.pitch_y, 2, index[p][1], index[p][0]),
+                   {0, trace.pitch_y}, west, east);
+      const F w_nw = near[p][1] * near[p][0], w_ne = near[p][1] * far[p][0];
+      const F w_sw = far[p][1] * near[p][0], w_se = far[p][1] * far[p][0];
+      for (int c = 0; c < 2; ++c) {
+        const F north = lane_fma(east[0][c], w_ne, west[0][c] * w_nw);
+        flow[c] = lane_fma(east[1][c], w_se, lane_fma(west[1][c], w_sw, north));
+      }
     } else {
-      const F origin = lane_to_float(start[k]);
-      state.at[k] = lane_clamp(moved, 0.0f - origin, trace.axis[k].last - origin);
+      const auto cell = lane_address(trace.field, trace.pitch_y, 4,
+                                     index[p][2] * trace.rows_per_plane + index[p][1], index[p][0]);
+      for (int c = 0; c < N; ++c) flow[c] = Lane::splat(0.0f);
+      CELLPOST_UNROLL
+      for (int dz = 0; dz < 2; ++dz) {
+        F west[2][N], east[2][N];
+        const int64_t plane = dz * trace.rows_per_plane * trace.pitch_y;
+        load_corners(cell, {plane, plane + trace.pitch_y}, west, east);
+        CELLPOST_UNROLL
+        for (int dy = 0; dy < 2; ++dy) {
+          const F wz = dz ? far[p][2] : near[p][2], wy = dy ? far[p][1] : near[p][1];
+          const F w_west = near[p][0] * wy * wz, w_east = far[p][0] * wy * wz;
+          for (int c = 0; c < N; ++c) flow[c] = flow[c] + west[dy][c] * w_west;
+          for (int c = 0; c < N; ++c) flow[c] = flow[c] + east[dy][c] * w_east;
+        }
+      }
+    }
+    const bool any_outside = lane_any(outside[p]);
+    for (int k = 0; k < N; ++k) {
+      F moved = state[p].at[k] + flow[k];
+      if (S == Sampling::cellpose) {
+        moved = lane_clamp(moved, Lane::splat(-1.0f), Lane::splat(1.0f));
+      } else {
+        const F origin = lane_to_float(start[p][k]);
+        moved = lane_clamp(moved, 0.0f - origin, trace.axis[k].last - origin);
+      }
+      state[p].at[k] = any_outside ? select(outside[p], state[p].at[k], moved) : moved;
     }
   }
-  return outside;
+}
+
+/// One step of one point; false if its sample lies outside the window.
+template <int N, Sampling S>
+CELLPOST_FN bool trace_step(const Trace& trace, const int32_t (&start)[1][N],
+                            TraceState<float, N> (&state)[1]) {
+  bool outside[1];
+  trace_steps<N, S, float, 1>(trace, start, state, outside);
+  return !outside[0];
 }
 
 /// Final position in pixels of the whole image. Truncating it gives the end bin.
@@ -222,39 +255,51 @@ constexpr int64_t kCheckpointEvery = 16;
 /// which gives the same bits as walking them all. Returns false if the point left the window.
 template <int N, Sampling S>
 CELLPOST_FN bool follow_point(const Trace& trace, const int32_t (&start)[N], float (&end)[N]) {
-  TraceState<float, N> state = trace_start<N, S, float>(trace, start);
-  TraceState<float, N> recent = state, power = state;
+  TraceState<float, N> state[1] = {trace_start<N, S, float>(trace, start)};
+  TraceState<float, N> recent = state[0], power = state[0];
+  int32_t from[1][N];
+  for (int k = 0; k < N; ++k) from[0][k] = start[k];
   int64_t recent_step = 0, power_step = 0, step = 0, left = trace.n_steps;
   bool searching = true;
   while (left > 0) {
-    if (trace_step<N, S, float>(trace, start, state)) return false;
+    if (!trace_step<N, S>(trace, from, state)) return false;
     ++step, --left;
     if (!searching) continue;
-    const bool near_hit = same_state(state, recent);
-    if (near_hit || same_state(state, power)) {
+    const bool near_hit = same_state(state[0], recent);
+    if (near_hit || same_state(state[0], power)) {
       left %= step - (near_hit ? recent_step : power_step);
       searching = false;
     } else {
-      if (step % kCheckpointEvery == 0) recent = state, recent_step = step;
-      if ((step & (step - 1)) == 0) power = state, power_step = step;
+      if (step % kCheckpointEvery == 0) recent = state[0], recent_step = step;
+      if ((step & (step - 1)) == 0) power = state[0], power_step = step;
     }
   }
-  trace_end<N, S>(trace, start, state, end);
+  trace_end<N, S>(trace, start, state[0], end);
   return true;
 }
 
 // ---- the field ---------------------------------------------------------------------------------
 
-/// Fills the padded field and marks the foreground. Runs over the padded grid of the window.
-template <int N>
-struct PrepareField {
-  FloatView flow;  ///< channels dY, dX or dZ, dY, dX
-  FloatView cell;  ///< foreground where finite and above the threshold
+/// Foreground by a map: finite and above the threshold.
+template <class View>
+struct AboveThreshold {
+  View map;
   float threshold;
+  CELLPOST_FN bool inside(int64_t z, int64_t y, int64_t x) const {
+    const float p = map.at(0, z, y, x);
+    return is_finite(p) && p > threshold;
+  }
+};
+
+/// Fills the padded field and marks the foreground. Runs over the padded grid of the window.
+template <int N, class Flow, class Foreground>
+struct PrepareField {
+  Flow flow;  ///< channels dY, dX or dZ, dY, dX
+  Foreground foreground;
   Window window;
   TraceAxis axis[3];
   float* field;
-  int64_t pitch_y, pitch_z;
+  int64_t pitch_y;
   IndexImage ends;
 
   CELLPOST_FN void operator()(int64_t row, int64_t col) const {
@@ -263,13 +308,12 @@ struct PrepareField {
     const int64_t plane = N == 2 ? 0 : row / rows_per_plane;
     const int64_t line = N == 2 ? row : row % rows_per_plane;
     const int64_t z = N == 2 ? 0 : plane - 1, y = line - 1, x = col - 1;
-    float* out = field + plane * pitch_z + line * pitch_y + kWidth * col;
+    float* out = field + row * pitch_y + kWidth * col;
     float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (window.shape.contains(z, y, x)) {
-      const float p = cell.at(0, z, y, x);
-      const bool foreground = is_finite(p) && p > threshold;
-      ends.set((z * window.shape.y + y) * window.shape.x + x, foreground ? kPending : kNoPoint);
-      if (foreground) {
+      const bool inside = foreground.inside(z, y, x);
+      ends.set((z * window.shape.y + y) * window.shape.x + x, inside ? kPending : kNoPoint);
+      if (inside) {
         bool finite = true;
         for (int k = 0; k < N; ++k) {
           v[k] = flow.at(N - 1 - k, z, y, x);

@@ -13,6 +13,11 @@
 #define CELLPOST_INLINE inline __attribute__((always_inline))
 #endif
 #define CELLPOST_FN CELLPOST_HD CELLPOST_INLINE
+#if defined(__CUDACC__)
+#define CELLPOST_UNROLL _Pragma("unroll")
+#else
+#define CELLPOST_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 namespace cellpost {
 using std::int32_t;

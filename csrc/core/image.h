@@ -27,7 +27,7 @@ struct Window {
 
 CELLPOST_FN Window whole(const Shape& shape) { return Window{shape, {0, 0, 0}, shape}; }
 
-enum class DType : int { f16, bf16, f32, f64, u8 };
+enum class DType : int { f16, bf16, f32, f64 };
 
 CELLPOST_FN float bits_to_float(uint32_t bits) {
   union {
@@ -65,11 +65,29 @@ struct FloatView {
         return half_to_float(static_cast<const uint16_t*>(data)[i]);
       case DType::bf16:
         return bits_to_float(static_cast<uint32_t>(static_cast<const uint16_t*>(data)[i]) << 16);
-      case DType::f64:
-        return static_cast<float>(static_cast<const double*>(data)[i]);
       default:
-        return static_cast<const uint8_t*>(data)[i] != 0 ? 1.0f : 0.0f;
+        return static_cast<float>(static_cast<const double*>(data)[i]);
     }
+  }
+};
+
+/// A FloatView whose dtype is known to be float32: the usual case, without the switch.
+struct Float32View {
+  const float* data;
+  int64_t stride[4];
+
+  CELLPOST_FN float at(int64_t c, int64_t z, int64_t y, int64_t x) const {
+    return data[c * stride[0] + z * stride[1] + y * stride[2] + x * stride[3]];
+  }
+};
+
+/// A mask of the caller, one byte a pixel, any strides.
+struct MaskView {
+  const uint8_t* data;
+  int64_t stride[3];  ///< z, y, x
+
+  CELLPOST_FN bool inside(int64_t z, int64_t y, int64_t x) const {
+    return data[z * stride[0] + y * stride[1] + x * stride[2]] != 0;
   }
 };
 

@@ -10,18 +10,18 @@ FlowReport follow_flows(const FloatView& dP, const FloatView& cellprob, const Sh
   return cellpost::follow_flows(exec, dP, cellprob, shape, options, labels);
 }
 
-void end_points(const FloatView& dP, const FloatView& mask, int64_t n_steps, Sampling sampling,
+void end_points(const FloatView& dP, const MaskView& mask, int64_t n_steps, Sampling sampling,
                 const Window& window, float* points, int64_t n_points) {
   Exec exec;
   cellpost::end_points(exec, dP, mask, n_steps, sampling, window, points, n_points);
 }
 
-int64_t count_foreground(const FloatView& mask, const Shape& shape) {
+int64_t count_foreground(const MaskView& mask, const Shape& shape) {
   Exec exec;
   return cellpost::count_foreground(exec, mask, shape);
 }
 
-int64_t endpoints_to_labels(const FloatView& points, const FloatView& mask, const Shape& shape,
+int64_t endpoints_to_labels(const FloatView& points, const MaskView& mask, const Shape& shape,
                             double max_size_fraction, int32_t* labels) {
   Exec exec;
   return cellpost::endpoints_to_labels(exec, points, mask, shape, max_size_fraction, labels);

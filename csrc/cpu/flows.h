@@ -7,10 +7,10 @@ namespace cellpost::cpu {
 
 FlowReport follow_flows(const FloatView& dP, const FloatView& cellprob, const Shape& shape,
                         const FollowOptions& options, int32_t* labels);
-void end_points(const FloatView& dP, const FloatView& mask, int64_t n_steps, Sampling sampling,
+void end_points(const FloatView& dP, const MaskView& mask, int64_t n_steps, Sampling sampling,
                 const Window& window, float* points, int64_t n_points);
-int64_t count_foreground(const FloatView& mask, const Shape& shape);
-int64_t endpoints_to_labels(const FloatView& points, const FloatView& mask, const Shape& shape,
+int64_t count_foreground(const MaskView& mask, const Shape& shape);
+int64_t endpoints_to_labels(const FloatView& points, const MaskView& mask, const Shape& shape,
                             double max_size_fraction, int32_t* labels);
 void masks_to_flows(int32_t* labels, const Shape& shape, int64_t n, int64_t niter, float* flows);
 void flow_error(int32_t* labels, const Shape& shape, int64_t n, const FloatView& dP, double* errors,

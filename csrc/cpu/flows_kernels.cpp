@@ -39,11 +39,106 @@ struct BlockCursor {
 
 #if defined(__AVX2__)
 
-/// A pack of points; a lane whose point is done takes the next one at once. The checkpoints are
-/// those of follow_point, so that the bits are, too.
+/// The cycles that points of a block were found to run in, by each of their positions. A point that
+/// comes to one of these positions goes on like the points before it, so its last position is
+/// known. A state that is forgotten, or never noted, costs time and nothing else.
+template <int N>
+class Cycles {
+ public:
+  struct Place {
+    int32_t first = 0, length = 0, at = 0;  ///< the cycle's states, and which of them this is
+  };
+
+  Cycles() { forget(); }
+
+  /// Bits of the lanes that may be in a known cycle; find() tells.
+  template <int kLanes>
+  uint32_t look(const float (&at)[N][kLanes]) const {
+    uint32_t bits[N][kLanes], slot[kLanes], found = 0;
+    std::memcpy(bits, at, sizeof(at));
+    for (int i = 0; i < kLanes; ++i) {
+      uint32_t h = 0;
+      for (int k = 0; k < N; ++k) h = mix(h, bits[k][i]);
+      slot[i] = h >> (32 - kSlotBits);
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      found |= static_cast<uint32_t>(first_bits_[slot[i]] == bits[0][i]) << i;
+    }
+    return found;
+  }
+
+  /// The point's place in a known cycle, of length 0 if there is none.
+  Place find(const float (&at)[N]) const {
+    const Slot& slot = slots_[slot_of(at)];
+    return std::memcmp(slot.at, at, sizeof(at)) == 0 ? slot.place : Place{};
+  }
+  /// Where a point at `place` is after `steps` steps.
+  const float (&after(const Place& place, int64_t steps) const)[N] {
+    return states_[place.first + (place.at + steps) % place.length];
+  }
+
+  /// Begins a cycle of `length` states and gives its place 0.
+  Place begin(int32_t length) {
+    if (n_states_ + length > kStates) forget();
+    const Place place{n_states_, length, 0};
+    n_states_ += length;
+    return place;
+  }
+  void note(const Place& place, const float (&at)[N]) {
+    const uint32_t slot = slot_of(at);
+    std::memcpy(states_[place.first + place.at], at, sizeof(at));
+    std::memcpy(slots_[slot].at, at, sizeof(at));
+    std::memcpy(&first_bits_[slot], at, sizeof(uint32_t));
+    slots_[slot].place = place;
+  }
+
+ private:
+  static constexpr int kSlotBits = 10;
+  static constexpr int32_t kStates = 2048;
+  static constexpr uint32_t kNaN = 0x7fc00000u;  // no point is there
+
+  struct Slot {
+    float at[N];
+    Place place;
+  };
+
+  static uint32_t mix(uint32_t h, uint32_t bits) {
+    h = (h ^ bits) * 0x9e3779b1u;
+    return h ^ h >> 15;
+  }
+  static uint32_t slot_of(const float (&at)[N]) {
+    uint32_t bits[N], h = 0;
+    std::memcpy(bits, at, sizeof(at));
+    for (int k = 0; k < N; ++k) h = mix(h, bits[k]);
+    return h >> (32 - kSlotBits);
+  }
+
+  void forget() {
+    for (uint32_t& bits : first_bits_) bits = kNaN;
+    for (Slot& slot : slots_) slot.at[0] = bits_to_float(kNaN);
+    n_states_ = 0;
+  }
+
+  uint32_t first_bits_[1 << kSlotBits];
+  Slot slots_[1 << kSlotBits];
+  float states_[kStates][N];
+  int32_t n_states_ = 0;
+};
+
+/// Some packs of points that step together, so that one's loads overlap another's arithmetic; a
+/// lane whose point is done takes the next one. A point is done after its last step, or as soon as
+/// it is known to be in a cycle: it came back to where it was at a checkpoint, or it came to where
+/// an earlier point's cycle passes. Where it would then be after its last step is looked up, which
+/// gives the same bits as walking there (core/flows_trace.h).
 template <int N, Sampling S>
 class PackTracer {
+  static constexpr int kPacks = 2;
   static constexpr int kWidth = LaneOf<Pack>::kWidth;
+  static constexpr int kLanes = kPacks * kWidth;
+  /// Steps between looks at the cycles, and between checkpoints: longer cycles are not found.
+  static constexpr int64_t kLookEvery = 16, kCheckpointEvery = 64;
+  /// With the centered rule the way on depends on the start, too: no other point takes it.
+  static constexpr bool kShareCycles = S == Sampling::cellpose;
   using Mask = LaneOf<Pack>::Mask;
 
  public:
@@ -53,112 +148,103 @@ class PackTracer {
         cursor_{output, block, block.row_begin, block.col_begin - 1} {}
 
   int64_t run() {
-    for (int64_t& pixel : pixel_) pixel = -1;
-    for (int i = 0; i < kWidth; ++i) refill(i);
+    for (int i = 0; i < kLanes; ++i) pixel_[i] = -1;
+    for (int i = 0; i < kLanes; ++i) refill(i);
     while (n_active_ > 0) {
-      Pack recent[N], power[N];
-      TraceState<Pack, N> state;
-      PackInt start[N], step, left, searching;
-      for (int k = 0; k < N; ++k) {
-        state.at[k] = Pack::load(at_[k]);
-        recent[k] = Pack::load(recent_[k]);
-        power[k] = Pack::load(power_[k]);
-        start[k] = PackInt::load(start_[k]);
-      }
-      step = PackInt::load(step_), left = PackInt::load(left_),
-      searching = PackInt::load(searching_);
-      unsigned events = 0, escaped = 0, hits = 0;
-      while (events == 0) {
-        const Mask outside = trace_step<N, S, Pack>(trace_, start, state);
-        if (lane_any(outside)) {  // no lane has moved
-          events = escaped = outside.bits();
-          break;
-        }
-        step = step + 1;
-        left = left + -1;
-        Mask near_hit = state.at[0] == recent[0], far_hit = state.at[0] == power[0];
-        for (int k = 1; k < N; ++k) {
-          near_hit = near_hit & (state.at[k] == recent[k]);
-          far_hit = far_hit & (state.at[k] == power[k]);
-        }
-        hits = (near_hit | far_hit).bits();
-        events = hits | is_zero(left).bits();
-        // `searching` is 0 or, once the cycle is known, a bit that keeps the sums from being 0.
-        const PackInt round = (step & int32_t{kCheckpointEvery - 1}) + searching;
-        const PackInt power_of_two = (step & (step + -1)) + searching;
-        const Mask renew_recent = is_zero(round), renew_power = is_zero(power_of_two);
-        if (events == 0) {
-          for (int k = 0; k < N; ++k) {
-            recent[k] = select(renew_recent, state.at[k], recent[k]);
-            power[k] = select(renew_power, state.at[k], power[k]);
-          }
-        } else {
-          near_hits_ = near_hit.bits();
-          const unsigned recent_due = renew_recent.bits() & ~hits;
-          const unsigned power_due = renew_power.bits() & ~hits;
-          store(state, recent, power, step, left);
-          renew(recent_due, recent_);
-          renew(power_due, power_);
-        }
-      }
-      if (escaped) store(state, recent, power, step, left);
-      for (unsigned rest = events; rest != 0; rest &= rest - 1) {
-        settle(__builtin_ctz(rest), hits, escaped);
-      }
+      step_until_event();
+      settle();
     }
     return n_points_;
   }
 
  private:
-  void store(const TraceState<Pack, N>& state, const Pack (&recent)[N], const Pack (&power)[N],
-             PackInt step, PackInt left) {
-    for (int k = 0; k < N; ++k) {
-      state.at[k].store(at_[k]);
-      recent[k].store(recent_[k]);
-      power[k].store(power_[k]);
+  void step_until_event() {
+    TraceState<Pack, N> state[kPacks];
+    Pack checkpoint[kPacks][N];
+    PackInt start[kPacks][N];
+    for (int p = 0; p < kPacks; ++p) {
+      for (int k = 0; k < N; ++k) {
+        state[p].at[k] = Pack::load(at_[k] + p * kWidth);
+        start[p][k] = PackInt::load(start_[k] + p * kWidth);
+        checkpoint[p][k] = Pack::load(checkpoint_[k] + p * kWidth);
+      }
     }
-    step.store(step_), left.store(left_);
+    int64_t stop = (now_ / kLookEvery + 1) * kLookEvery;
+    for (const int64_t deadline : deadline_) stop = deadline < stop ? deadline : stop;
+    const Trace trace = trace_;  // a copy that the compiler may keep in registers
+    Mask outside[kPacks], hit[kPacks], any;
+    do {
+      trace_steps<N, S, Pack, kPacks>(trace, start, state, outside);
+      any = {};
+      CELLPOST_UNROLL
+      for (int p = 0; p < kPacks; ++p) {
+        hit[p] = state[p].at[0] == checkpoint[p][0];
+        for (int k = 1; k < N; ++k) hit[p] = hit[p] & (state[p].at[k] == checkpoint[p][k]);
+        any = any | hit[p] | outside[p];
+      }
+      ++now_;
+    } while (!lane_any(any) && now_ < stop);
+    escaped_ = hits_ = 0;
+    for (int p = 0; p < kPacks; ++p) {
+      escaped_ |= outside[p].bits() << (p * kWidth);
+      hits_ |= hit[p].bits() << (p * kWidth);
+    }
+    for (int p = 0; p < kPacks; ++p) {
+      for (int k = 0; k < N; ++k) state[p].at[k].store(at_[k] + p * kWidth);
+    }
   }
 
-  void renew(unsigned lanes, float (&checkpoint)[N][kWidth]) {
-    for (; lanes != 0; lanes &= lanes - 1) {
-      const int i = __builtin_ctz(lanes);
-      for (int k = 0; k < N; ++k) checkpoint[k][i] = at_[k][i];
+  void settle() {
+    uint32_t events = escaped_ | hits_;
+    for (int i = 0; i < kLanes; ++i) events |= static_cast<uint32_t>(deadline_[i] == now_) << i;
+    if (kShareCycles && now_ % kLookEvery == 0) events |= cycles_.look(at_);
+    for (; events != 0; events &= events - 1) {
+      const int i = __builtin_ctz(events);
+      if (pixel_[i] < 0) {
+        idle(i);
+        continue;
+      }
+      const int64_t left = deadline_[i] - now_;
+      float at[N];
+      for (int k = 0; k < N; ++k) at[k] = at_[k][i];
+      if (escaped_ >> i & 1u || left == 0) {
+        finish(i, left == 0 && !(escaped_ >> i & 1u), at);
+        continue;
+      }
+      typename Cycles<N>::Place place{};
+      if (kShareCycles) place = cycles_.find(at);
+      if (place.length == 0 && hits_ >> i & 1u) {
+        place = walk_cycle(i, now_ - checkpoint_at_);
+      }
+      if (place.length > 0) finish(i, true, cycles_.after(place, left));
+    }
+    if (now_ % kCheckpointEvery == 0) {
+      std::memcpy(checkpoint_, at_, sizeof(at_));
+      checkpoint_at_ = now_;
     }
   }
 
-  void settle(int i, unsigned hits, unsigned escaped) {
-    if (escaped >> i & 1u) {
-      finish(i, false);
-      return;
+  /// Notes the cycle of `length` states that lane i is in, and returns its place there.
+  typename Cycles<N>::Place walk_cycle(int i, int64_t length) {
+    int32_t start[1][N];
+    TraceState<float, N> state[1];
+    for (int k = 0; k < N; ++k) start[0][k] = start_[k][i], state[0].at[k] = at_[k][i];
+    const auto first = cycles_.begin(static_cast<int32_t>(length));
+    for (auto place = first; place.at < place.length; ++place.at) {
+      cycles_.note(place, state[0].at);
+      trace_step<N, S>(trace_, start, state);
     }
-    if (hits >> i & 1u) {
-      const int32_t before = step_[i] - 1;
-      const int32_t checkpoint = near_hits_ >> i & 1u
-                                     ? before - before % static_cast<int32_t>(kCheckpointEvery)
-                                 : before == 0 ? 0
-                                               : int32_t{1} << (31 - __builtin_clz(before));
-      left_[i] %= step_[i] - checkpoint;
-      stop_searching(i);
-    }
-    if (left_[i] == 0) finish(i, true);
+    return first;
   }
 
-  void stop_searching(int i) {
-    searching_[i] = 1 << 30;
-    for (int k = 0; k < N; ++k) recent_[k][i] = power_[k][i] = bits_to_float(0x7fc00000u);
-  }
-
-  void finish(int i, bool inside) {
-    if (pixel_[i] >= 0) {
-      int32_t start[N];
-      TraceState<float, N> state;
-      float end[N];
-      for (int k = 0; k < N; ++k) start[k] = start_[k][i], state.at[k] = at_[k][i];
-      trace_end<N, S>(trace_, start, state, end);
-      output_.put<N>(pixel_[i], inside, end);
-      --n_active_;
-    }
+  void finish(int i, bool inside, const float (&at)[N]) {
+    int32_t start[N];
+    TraceState<float, N> state;
+    float end[N];
+    for (int k = 0; k < N; ++k) start[k] = start_[k][i], state.at[k] = at[k];
+    trace_end<N, S>(trace_, start, state, end);
+    output_.put<N>(pixel_[i], inside, end);
+    --n_active_;
     refill(i);
   }
 
@@ -173,15 +259,11 @@ class PackTracer {
           static_cast<int32_t>((N == 2 ? cursor_.row : cursor_.row % w.shape.y) + w.offset[1]);
       if constexpr (N == 3) start[2] = static_cast<int32_t>(cursor_.row / w.shape.y + w.offset[0]);
       const auto state = trace_start<N, S, float>(trace_, start);
-      for (int k = 0; k < N; ++k) {
-        start_[k][i] = start[k];
-        at_[k][i] = recent_[k][i] = power_[k][i] = state.at[k];
-      }
       pixel_[i] = cursor_.row * w.shape.x + cursor_.col;
-      step_[i] = 0;
-      left_[i] = static_cast<int32_t>(trace_.n_steps);
-      searching_[i] = 0;
       if (trace_.n_steps > 0) {
+        for (int k = 0; k < N; ++k) start_[k][i] = start[k], at_[k][i] = state.at[k];
+        deadline_[i] = now_ + trace_.n_steps;
+        no_checkpoint(i);
         ++n_active_;
         return;
       }
@@ -190,27 +272,32 @@ class PackTracer {
       output_.put<N>(pixel_[i], true, end);
     }
     pixel_[i] = -1;
+    deadline_[i] = INT64_MAX;
     idle(i);
   }
 
   /// An idle lane repeats an active one, since its samples must lie in the window, too.
   void idle(int i) {
     int active = 0;
-    while (active < kWidth && pixel_[active] < 0) ++active;
-    if (active == kWidth) return;
+    while (active < kLanes && pixel_[active] < 0) ++active;
+    if (active == kLanes) return;
     for (int k = 0; k < N; ++k) start_[k][i] = start_[k][active], at_[k][i] = at_[k][active];
-    step_[i] = 0;
-    left_[i] = INT32_MAX;
-    stop_searching(i);
+    no_checkpoint(i);
   }
 
-  alignas(64) float at_[N][kWidth], recent_[N][kWidth], power_[N][kWidth];
-  alignas(64) int32_t start_[N][kWidth], step_[kWidth], left_[kWidth], searching_[kWidth];
-  int64_t pixel_[kWidth];
+  void no_checkpoint(int i) {
+    for (int k = 0; k < N; ++k) checkpoint_[k][i] = bits_to_float(0x7fc00000u);
+  }
+
+  alignas(64) float at_[N][kLanes], checkpoint_[N][kLanes];
+  alignas(64) int32_t start_[N][kLanes];
+  int64_t pixel_[kLanes], deadline_[kLanes];
+  int64_t now_ = 0, checkpoint_at_ = 0;
+  uint32_t escaped_ = 0, hits_ = 0;
   const Trace& trace_;
   const TraceOutput& output_;
   BlockCursor cursor_;
-  unsigned near_hits_ = 0;
+  Cycles<N> cycles_;
   int n_active_ = 0;
   int64_t n_points_ = 0;
 };
@@ -261,66 +348,58 @@ struct Scratch {
   }
 };
 
+/// One step of n positions, border included: `inside` is 1 in the mask, else 0.
+template <int N, class Real>
+void diffuse_step(const Real* __restrict from, const Real* __restrict inside, Real* __restrict to,
+                  int64_t n, int64_t row, int64_t plane) {
+  for (int64_t i = 0; i < n; ++i) to[i] = heat_mean<N>(from + i, row, plane) * inside[i];
+}
+
 /// One object at a time in a copy of its bounding box with a border of zeros: outside the mask the
-/// heat stays 0, and adding 0 changes no bits, so no neighbour has to be tested.
+/// heat stays 0, and adding 0 changes no bits, so no neighbour has to be tested. Rows begin at a
+/// cache line, and the right border of one is the left border of the next.
 template <int N, class Real>
 void diffuse_objects(const HeatJob<N, Real>& job, int64_t begin, int64_t end) {
   constexpr int64_t kLanes = 64 / sizeof(Real);
+  const auto whole_lines = [](int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; };
   Scratch<Real> scratch;
   for (int64_t i = begin; i < end; ++i) {
     const int32_t id = job.ids[i];
     const ObjectTable& t = job.table;
     const Shape& shape = job.shape;
     const int64_t nz = t.extent(id, 0), ny = t.extent(id, 1), nx = t.extent(id, 2);
-    const int64_t width = (nx + kLanes - 1) / kLanes * kLanes;
-    const int64_t row = width + 2, plane = row * (ny + 2);
-    const int64_t n = plane * (N == 3 ? nz + 2 : 1) + kLanes;
+    const int64_t row = whole_lines(nx + 1), plane = row * (ny + 2);
+    const int64_t first = kLanes + row + (N == 3 ? plane : 0);
+    const int64_t n_inner = whole_lines((nz - 1) * plane + (ny - 1) * row + nx);
+    const int64_t n = 2 * first + n_inner;
     Real* heat = scratch.zeros(3 * n);
     Real* next = heat + n;
-    Real* inside = heat + 2 * n;  // 1 in the mask, else 0
-    const auto row_at = [&](Real* image, int64_t z, int64_t y) {
-      return image + (N == 3 ? (z + 1) * plane : 0) + (y + 1) * row + 1;
-    };
-    const auto labels_at = [&](int64_t z, int64_t y) {
-      return ((t.low[0][id] + z) * shape.y + t.low[1][id] + y) * shape.x + t.low[2][id];
-    };
-    for (int64_t z = 0; z < nz; ++z) {
-      for (int64_t y = 0; y < ny; ++y) {
-        const int32_t* line = job.labels + labels_at(z, y);
-        Real* out = row_at(inside, z, y);
-        for (int64_t x = 0; x < nx; ++x) out[x] = line[x] == id ? Real(1) : Real(0);
-      }
-    }
-    const int64_t c = job.centre[id];
-    const int64_t centre =
-        row_at(heat, c / shape.x / shape.y - t.low[0][id], c / shape.x % shape.y - t.low[1][id]) -
-        heat + c % shape.x - t.low[2][id];
-    for (int64_t step = 0; step < job.n_steps; ++step) {
-      heat[centre] += Real(1);
+    Real* inside = heat + 2 * n;
+    /// Calls visit(position, pixel) for the pixels of the mask.
+    const auto for_each_pixel = [&](const auto& visit) {
       for (int64_t z = 0; z < nz; ++z) {
         for (int64_t y = 0; y < ny; ++y) {
-          const Real* __restrict from = row_at(heat, z, y);
-          const Real* __restrict mask = row_at(inside, z, y);
-          Real* __restrict to = row_at(next, z, y);
-          for (int64_t x = 0; x < width; ++x) {
-            to[x] = heat_sum<N>(from + x, row, plane) * mask[x];
+          const int64_t line =
+              ((t.low[0][id] + z) * shape.y + t.low[1][id] + y) * shape.x + t.low[2][id];
+          for (int64_t x = 0; x < nx; ++x) {
+            if (job.labels[line + x] == id) visit(first + z * plane + y * row + x, line + x);
           }
         }
       }
+    };
+    int64_t centre = first;
+    for_each_pixel([&](int64_t at, int64_t pixel) {
+      inside[at] = Real(1);
+      if (pixel == job.centre[id]) centre = at;
+    });
+    for (int64_t step = 0; step < job.n_steps; ++step) {
+      heat[centre] += Real(1);
+      diffuse_step<N>(heat + first, inside + first, next + first, n_inner, row, plane);
       Real* const other = heat;
       heat = next;
       next = other;
     }
-    for (int64_t z = 0; z < nz; ++z) {
-      for (int64_t y = 0; y < ny; ++y) {
-        const Real* from = row_at(heat, z, y);
-        const Real* mask = row_at(inside, z, y);
-        Real* out = job.heat + labels_at(z, y);
-        for (int64_t x = 0; x < nx; ++x) {
-          if (mask[x] != Real(0)) out[x] = from[x];
-        }
-      }
-    }
+    for_each_pixel([&](int64_t at, int64_t pixel) { job.heat[pixel] = heat[at]; });
   }
 }
 

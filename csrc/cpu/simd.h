@@ -14,8 +14,8 @@ struct Mask16 {
   __mmask16 m = 0;
   CELLPOST_INLINE unsigned bits() const { return m; }
 };
-CELLPOST_INLINE Mask16 operator|(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.m | b.m)}; }
-CELLPOST_INLINE Mask16 operator&(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+CELLPOST_INLINE Mask16 operator|(Mask16 a, Mask16 b) { return {_kor_mask16(a.m, b.m)}; }
+CELLPOST_INLINE Mask16 operator&(Mask16 a, Mask16 b) { return {_kand_mask16(a.m, b.m)}; }
 
 struct I16 {
   __m512i v;
@@ -26,14 +26,16 @@ CELLPOST_INLINE I16 operator+(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)
 CELLPOST_INLINE I16 operator+(I16 a, int32_t b) {
   return {_mm512_add_epi32(a.v, _mm512_set1_epi32(b))};
 }
-CELLPOST_INLINE I16 operator&(I16 a, I16 b) { return {_mm512_and_si512(a.v, b.v)}; }
-CELLPOST_INLINE I16 operator&(I16 a, int32_t b) {
-  return {_mm512_and_si512(a.v, _mm512_set1_epi32(b))};
+CELLPOST_INLINE I16 operator*(I16 a, int32_t b) {
+  return {_mm512_mullo_epi32(a.v, _mm512_set1_epi32(b))};
 }
-CELLPOST_INLINE Mask16 is_zero(I16 a) { return {_mm512_testn_epi32_mask(a.v, a.v)}; }
+CELLPOST_INLINE I16 operator-(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+CELLPOST_INLINE I16 select(Mask16 m, I16 yes, I16 no) {
+  return {_mm512_mask_mov_epi32(no.v, m.m, yes.v)};
+}
 CELLPOST_INLINE Mask16 lane_outside(I16 v, int32_t low, int32_t high) {
-  return {static_cast<__mmask16>(_mm512_cmplt_epi32_mask(v.v, _mm512_set1_epi32(low)) |
-                                 _mm512_cmpgt_epi32_mask(v.v, _mm512_set1_epi32(high)))};
+  return {_mm512_cmpgt_epu32_mask(_mm512_sub_epi32(v.v, _mm512_set1_epi32(low)),
+                                  _mm512_set1_epi32(high - low))};
 }
 
 struct F16 {
@@ -64,7 +66,7 @@ CELLPOST_INLINE F16 lane_clamp(F16 v, F16 low, F16 high) {
 }
 CELLPOST_INLINE I16 lane_to_int(F16 a) { return {_mm512_cvttps_epi32(a.v)}; }
 CELLPOST_INLINE F16 lane_to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
-CELLPOST_INLINE bool lane_any(Mask16 m) { return m.m != 0; }
+CELLPOST_INLINE bool lane_any(Mask16 m) { return !_kortestz_mask16_u8(m.m, m.m); }
 
 template <>
 struct LaneOf<F16> {
@@ -74,21 +76,34 @@ struct LaneOf<F16> {
   static CELLPOST_INLINE F16 splat(float v) { return {_mm512_set1_ps(v)}; }
 };
 
-/// Sixteen 128-bit loads, four to a register, transposed inside each 128-bit lane.
-CELLPOST_INLINE void load_transposed(const float* const (&p)[16], F16 (&out)[4]) {
-  __m512 r[4];
+/// Per lane four floats at p + offset[0] and p + offset[1], transposed. Each address is used for
+/// both at once, before the next ones need its register.
+CELLPOST_INLINE void load_transposed(const float* const (&p)[16], const int64_t (&offset)[2],
+                                     F16 (&out)[2][4]) {
+  __m512 r[2][4];
+  CELLPOST_UNROLL
   for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_castps128_ps512(_mm_loadu_ps(p[i]));
-    r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps(p[4 + i]), 1);
-    r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps(p[8 + i]), 2);
-    r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps(p[12 + i]), 3);
+    const float *a = p[i], *b = p[4 + i], *c = p[8 + i], *d = p[12 + i];
+    CELLPOST_UNROLL
+    for (int row = 0; row < 2; ++row) {
+      const int64_t o = offset[row];
+      r[row][i] = _mm512_castps128_ps512(_mm_loadu_ps(a + o));
+      r[row][i] = _mm512_insertf32x4(r[row][i], _mm_loadu_ps(b + o), 1);
+      r[row][i] = _mm512_insertf32x4(r[row][i], _mm_loadu_ps(c + o), 2);
+      r[row][i] = _mm512_insertf32x4(r[row][i], _mm_loadu_ps(d + o), 3);
+    }
   }
-  const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
-  const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
-  out[0].v = _mm512_shuffle_ps(a, c, 0x44);
-  out[1].v = _mm512_shuffle_ps(a, c, 0xee);
-  out[2].v = _mm512_shuffle_ps(b, d, 0x44);
-  out[3].v = _mm512_shuffle_ps(b, d, 0xee);
+  CELLPOST_UNROLL
+  for (int row = 0; row < 2; ++row) {
+    const __m512 a = _mm512_unpacklo_ps(r[row][0], r[row][1]);
+    const __m512 b = _mm512_unpackhi_ps(r[row][0], r[row][1]);
+    const __m512 c = _mm512_unpacklo_ps(r[row][2], r[row][3]);
+    const __m512 d = _mm512_unpackhi_ps(r[row][2], r[row][3]);
+    out[row][0].v = _mm512_shuffle_ps(a, c, 0x44);
+    out[row][1].v = _mm512_shuffle_ps(a, c, 0xee);
+    out[row][2].v = _mm512_shuffle_ps(b, d, 0x44);
+    out[row][3].v = _mm512_shuffle_ps(b, d, 0xee);
+  }
 }
 
 using Pack = F16;
@@ -116,12 +131,12 @@ CELLPOST_INLINE I8 operator+(I8 a, I8 b) { return {_mm256_add_epi32(a.v, b.v)}; 
 CELLPOST_INLINE I8 operator+(I8 a, int32_t b) {
   return {_mm256_add_epi32(a.v, _mm256_set1_epi32(b))};
 }
-CELLPOST_INLINE I8 operator&(I8 a, I8 b) { return {_mm256_and_si256(a.v, b.v)}; }
-CELLPOST_INLINE I8 operator&(I8 a, int32_t b) {
-  return {_mm256_and_si256(a.v, _mm256_set1_epi32(b))};
+CELLPOST_INLINE I8 operator*(I8 a, int32_t b) {
+  return {_mm256_mullo_epi32(a.v, _mm256_set1_epi32(b))};
 }
-CELLPOST_INLINE Mask8 is_zero(I8 a) {
-  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, _mm256_setzero_si256()))};
+CELLPOST_INLINE I8 operator-(I8 a, I8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+CELLPOST_INLINE I8 select(Mask8 m, I8 yes, I8 no) {
+  return {_mm256_blendv_epi8(no.v, yes.v, _mm256_castps_si256(m.m))};
 }
 CELLPOST_INLINE Mask8 lane_outside(I8 v, int32_t low, int32_t high) {
   return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(low), v.v),
@@ -150,7 +165,7 @@ CELLPOST_INLINE F8 lane_clamp(F8 v, F8 low, F8 high) {
 }
 CELLPOST_INLINE I8 lane_to_int(F8 a) { return {_mm256_cvttps_epi32(a.v)}; }
 CELLPOST_INLINE F8 lane_to_float(I8 a) { return {_mm256_cvtepi32_ps(a.v)}; }
-CELLPOST_INLINE bool lane_any(Mask8 m) { return m.bits() != 0; }
+CELLPOST_INLINE bool lane_any(Mask8 m) { return !_mm256_testz_ps(m.m, m.m); }
 
 template <>
 struct LaneOf<F8> {
@@ -160,18 +175,29 @@ struct LaneOf<F8> {
   static CELLPOST_INLINE F8 splat(float v) { return {_mm256_set1_ps(v)}; }
 };
 
-CELLPOST_INLINE void load_transposed(const float* const (&p)[8], F8 (&out)[4]) {
-  __m256 r[4];
+CELLPOST_INLINE void load_transposed(const float* const (&p)[8], const int64_t (&offset)[2],
+                                     F8 (&out)[2][4]) {
+  __m256 r[2][4];
+  CELLPOST_UNROLL
   for (int i = 0; i < 4; ++i) {
-    r[i] = _mm256_castps128_ps256(_mm_loadu_ps(p[i]));
-    r[i] = _mm256_insertf128_ps(r[i], _mm_loadu_ps(p[4 + i]), 1);
+    const float *a = p[i], *b = p[4 + i];
+    CELLPOST_UNROLL
+    for (int row = 0; row < 2; ++row) {
+      r[row][i] = _mm256_castps128_ps256(_mm_loadu_ps(a + offset[row]));
+      r[row][i] = _mm256_insertf128_ps(r[row][i], _mm_loadu_ps(b + offset[row]), 1);
+    }
   }
-  const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
-  const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
-  out[0].v = _mm256_shuffle_ps(a, c, 0x44);
-  out[1].v = _mm256_shuffle_ps(a, c, 0xee);
-  out[2].v = _mm256_shuffle_ps(b, d, 0x44);
-  out[3].v = _mm256_shuffle_ps(b, d, 0xee);
+  CELLPOST_UNROLL
+  for (int row = 0; row < 2; ++row) {
+    const __m256 a = _mm256_unpacklo_ps(r[row][0], r[row][1]);
+    const __m256 b = _mm256_unpackhi_ps(r[row][0], r[row][1]);
+    const __m256 c = _mm256_unpacklo_ps(r[row][2], r[row][3]);
+    const __m256 d = _mm256_unpackhi_ps(r[row][2], r[row][3]);
+    out[row][0].v = _mm256_shuffle_ps(a, c, 0x44);
+    out[row][1].v = _mm256_shuffle_ps(a, c, 0xee);
+    out[row][2].v = _mm256_shuffle_ps(b, d, 0x44);
+    out[row][3].v = _mm256_shuffle_ps(b, d, 0xee);
+  }
 }
 
 using Pack = F8;
@@ -179,34 +205,69 @@ using PackInt = I8;
 
 #endif
 
-CELLPOST_INLINE void load_corners(const float* field, int64_t pitch, PackInt row, PackInt col,
-                                  Pack (&a)[2], Pack (&b)[2]) {
-  constexpr int kWidth = LaneOf<Pack>::kWidth;
-  const float* p[kWidth];
-  alignas(64) int32_t y[kWidth], x[kWidth];
-  row.store(y), col.store(x);
-  for (int i = 0; i < kWidth; ++i) p[i] = field + y[i] * pitch + int64_t{2} * x[i];
-  Pack v[4];
-  load_transposed(p, v);
-  a[0] = v[0], a[1] = v[1], b[0] = v[2], b[1] = v[3];
+/// One address a lane.
+struct Addresses {
+  alignas(64) const float* p[LaneOf<Pack>::kWidth];
+};
+
+CELLPOST_INLINE void load_corners(const Addresses& at, const int64_t (&offset)[2], Pack (&a)[2][2],
+                                  Pack (&b)[2][2]) {
+  Pack v[2][4];
+  load_transposed(at.p, offset, v);
+  for (int row = 0; row < 2; ++row) {
+    for (int c = 0; c < 2; ++c) a[row][c] = v[row][c], b[row][c] = v[row][2 + c];
+  }
 }
 
-CELLPOST_INLINE void load_corners(const float* field, int64_t pitch_z, int64_t pitch_y,
-                                  PackInt plane, PackInt row, PackInt col, Pack (&a)[3],
-                                  Pack (&b)[3]) {
-  constexpr int kWidth = LaneOf<Pack>::kWidth;
-  const float* p[kWidth];
-  alignas(64) int32_t z[kWidth], y[kWidth], x[kWidth];
-  plane.store(z), row.store(y), col.store(x);
-  for (int i = 0; i < kWidth; ++i) {
-    p[i] = field + z[i] * pitch_z + y[i] * pitch_y + int64_t{4} * x[i];
+CELLPOST_INLINE void load_corners(const Addresses& at, const int64_t (&offset)[2], Pack (&a)[2][3],
+                                  Pack (&b)[2][3]) {
+  Pack v[2][4];
+  load_transposed(at.p, offset, v);
+  for (int row = 0; row < 2; ++row) {
+    for (int c = 0; c < 3; ++c) a[row][c] = v[row][c];
   }
-  Pack v[4];
-  load_transposed(p, v);
-  for (int c = 0; c < 3; ++c) a[c] = v[c];
-  for (const float*& address : p) address += 4;
-  load_transposed(p, v);
-  for (int c = 0; c < 3; ++c) b[c] = v[c];
+  load_transposed(at.p, {offset[0] + 4, offset[1] + 4}, v);
+  for (int row = 0; row < 2; ++row) {
+    for (int c = 0; c < 3; ++c) b[row][c] = v[row][c];
+  }
 }
+
+#if defined(__AVX512F__)
+CELLPOST_INLINE Addresses lane_address(const float* field, int64_t pitch, int32_t width, I16 row,
+                                       I16 col) {
+  const __m512i row_bytes = _mm512_set1_epi64(pitch * 4),
+                base = _mm512_set1_epi64(reinterpret_cast<int64_t>(field));
+  const __m512i col_bytes = _mm512_mullo_epi32(col.v, _mm512_set1_epi32(4 * width));
+  Addresses out;
+  for (int half = 0; half < 2; ++half) {
+    const __m256i r = half ? _mm512_extracti64x4_epi64(row.v, 1) : _mm512_castsi512_si256(row.v);
+    const __m256i c =
+        half ? _mm512_extracti64x4_epi64(col_bytes, 1) : _mm512_castsi512_si256(col_bytes);
+    const __m512i rows = _mm512_mul_epu32(_mm512_cvtepu32_epi64(r), row_bytes);
+    const __m512i sum = _mm512_add_epi64(_mm512_add_epi64(rows, _mm512_cvtepu32_epi64(c)), base);
+    _mm512_store_si512(out.p + 8 * half, sum);
+  }
+  __asm__("" : "+m"(out.p));  // as loads; extracting lanes from a register is far slower
+  return out;
+}
+#else
+CELLPOST_INLINE Addresses lane_address(const float* field, int64_t pitch, int32_t width, I8 row,
+                                       I8 col) {
+  const __m256i row_bytes = _mm256_set1_epi64x(pitch * 4),
+                base = _mm256_set1_epi64x(reinterpret_cast<int64_t>(field));
+  const __m256i col_bytes = _mm256_mullo_epi32(col.v, _mm256_set1_epi32(4 * width));
+  Addresses out;
+  for (int half = 0; half < 2; ++half) {
+    const __m128i r = half ? _mm256_extracti128_si256(row.v, 1) : _mm256_castsi256_si128(row.v);
+    const __m128i c =
+        half ? _mm256_extracti128_si256(col_bytes, 1) : _mm256_castsi256_si128(col_bytes);
+    const __m256i rows = _mm256_mul_epu32(_mm256_cvtepu32_epi64(r), row_bytes);
+    const __m256i sum = _mm256_add_epi64(_mm256_add_epi64(rows, _mm256_cvtepu32_epi64(c)), base);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(out.p + 4 * half), sum);
+  }
+  __asm__("" : "+m"(out.p));  // as loads; extracting lanes from a register is far slower
+  return out;
+}
+#endif
 
 }  // namespace cellpost

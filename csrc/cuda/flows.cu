@@ -11,18 +11,18 @@ FlowReport follow_flows(const Place& place, const FloatView& dP, const FloatView
   });
 }
 
-void end_points(const Place& place, const FloatView& dP, const FloatView& mask, int64_t n_steps,
+void end_points(const Place& place, const FloatView& dP, const MaskView& mask, int64_t n_steps,
                 Sampling sampling, const Window& window, float* points, int64_t n_points) {
   run_at(place, [&](Exec& exec) {
     cellpost::end_points(exec, dP, mask, n_steps, sampling, window, points, n_points);
   });
 }
 
-int64_t count_foreground(const Place& place, const FloatView& mask, const Shape& shape) {
+int64_t count_foreground(const Place& place, const MaskView& mask, const Shape& shape) {
   return run_at(place, [&](Exec& exec) { return cellpost::count_foreground(exec, mask, shape); });
 }
 
-int64_t endpoints_to_labels(const Place& place, const FloatView& points, const FloatView& mask,
+int64_t endpoints_to_labels(const Place& place, const FloatView& points, const MaskView& mask,
                             const Shape& shape, double max_size_fraction, int32_t* labels) {
   return run_at(place, [&](Exec& exec) {
     return cellpost::endpoints_to_labels(exec, points, mask, shape, max_size_fraction, labels);

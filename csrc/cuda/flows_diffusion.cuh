@@ -78,7 +78,7 @@ __global__ void diffuse_in_shared(HeatJob<N, Real> job, const int32_t* list) {
   for (int64_t left = job.n_steps; left > 0; --left) {
     for (int i = first; i < n_pixels; i += stride) {
       const int at = position[i];
-      const Real mean = heat_sum<N>(heat + at, box.row, box.plane);
+      const Real mean = heat_mean<N>(heat + at, box.row, box.plane);
       // The next step's heat is put in at once, which saves a barrier.
       next[at] = at == centre && left > 1 ? mean + Real(1) : mean;
     }
@@ -150,7 +150,7 @@ struct StepHeat {
         }
       }
     }
-    const Real mean = heat_sum<N>(box + kMiddle * 9 + 4, 3, 9);
+    const Real mean = heat_mean<N>(box + kMiddle * 9 + 4, 3, 9);
     to[pixel] = heat_again && pixel == job.centre[id] ? mean + Real(1) : mean;
   }
 };

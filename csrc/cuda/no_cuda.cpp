@@ -22,12 +22,12 @@ FlowReport follow_flows(const Place&, const FloatView&, const FloatView&, const 
                         const FollowOptions&, int32_t*) {
   refuse();
 }
-void end_points(const Place&, const FloatView&, const FloatView&, int64_t, Sampling, const Window&,
+void end_points(const Place&, const FloatView&, const MaskView&, int64_t, Sampling, const Window&,
                 float*, int64_t) {
   refuse();
 }
-int64_t count_foreground(const Place&, const FloatView&, const Shape&) { refuse(); }
-int64_t endpoints_to_labels(const Place&, const FloatView&, const FloatView&, const Shape&, double,
+int64_t count_foreground(const Place&, const MaskView&, const Shape&) { refuse(); }
+int64_t endpoints_to_labels(const Place&, const FloatView&, const MaskView&, const Shape&, double,
                             int32_t*) {
   refuse();
 }

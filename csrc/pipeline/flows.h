@@ -73,16 +73,15 @@ class OwnedIndexImage {
 
 /// Builds the field, hands the marked end image to `number` (which may index the points), follows
 /// all points, and returns their number.
-template <int N, Sampling S, class Exec, class Number>
-int64_t trace_points(Exec& exec, const FloatView& dP, const FloatView& cell, float threshold,
-                     int64_t n_steps, const Window& window, const IndexImage& ends,
-                     const Number& number) {
+template <int N, Sampling S, class Exec, class Flow, class Foreground, class Number>
+int64_t trace_points(Exec& exec, const Flow& flow, const Foreground& foreground, int64_t n_steps,
+                     const Window& window, const IndexImage& ends, const Number& number) {
   constexpr int64_t kWidth = N == 2 ? 2 : 4;
   const Shape& part = window.shape;
   const int64_t n_rows = (N == 3 ? part.z + 2 : 1) * (part.y + 2);
   Trace trace;
   trace.pitch_y = kWidth * (part.x + 2);
-  trace.pitch_z = trace.pitch_y * (part.y + 2);
+  trace.rows_per_plane = static_cast<int32_t>(part.y + 2);
   trace.n_steps = n_steps;
   const int64_t length[3] = {window.global.x, window.global.y, window.global.z};
   const int64_t extent[3] = {part.x, part.y, part.z};
@@ -92,26 +91,30 @@ int64_t trace_points(Exec& exec, const FloatView& dP, const FloatView& cell, flo
   auto field = exec.template alloc<float>(n_rows * trace.pitch_y);
   trace.field = field.data();
   const TraceAxis* a = trace.axis;
-  exec.for_each_pixel(n_rows, part.x + 2,
-                      PrepareField<N>{dP,
-                                      cell,
-                                      threshold,
-                                      window,
-                                      {a[0], a[1], a[2]},
-                                      field.data(),
-                                      trace.pitch_y,
-                                      trace.pitch_z,
-                                      ends});
+  exec.for_each_pixel(
+      n_rows, part.x + 2,
+      PrepareField<N, Flow, Foreground>{
+          flow, foreground, window, {a[0], a[1], a[2]}, field.data(), trace.pitch_y, ends});
   return exec.template trace<N, S>(trace, number(ends));
 }
 
-template <class Exec, class Number>
-int64_t trace_points(Exec& exec, Sampling sampling, const FloatView& dP, const FloatView& cell,
-                     float threshold, int64_t n_steps, const Window& window, const IndexImage& ends,
-                     const Number& number) {
+/// Calls use(view) with the view of the known dtype where it has the usual one.
+template <class Use>
+auto with_known_dtype(const FloatView& view, const Use& use) {
+  if (view.dtype != DType::f32) return use(view);
+  const int64_t* s = view.stride;
+  return use(Float32View{static_cast<const float*>(view.data), {s[0], s[1], s[2], s[3]}});
+}
+
+template <class Exec, class Foreground, class Number>
+int64_t trace_points(Exec& exec, Sampling sampling, const FloatView& dP,
+                     const Foreground& foreground, int64_t n_steps, const Window& window,
+                     const IndexImage& ends, const Number& number) {
   const auto run = [&](auto n, auto s) {
-    return trace_points<decltype(n)::value, decltype(s)::value>(exec, dP, cell, threshold, n_steps,
-                                                                window, ends, number);
+    return with_known_dtype(dP, [&](const auto& flow) {
+      return trace_points<decltype(n)::value, decltype(s)::value>(exec, flow, foreground, n_steps,
+                                                                  window, ends, number);
+    });
   };
   using Two = std::integral_constant<int, 2>;
   using Three = std::integral_constant<int, 3>;
@@ -126,41 +129,45 @@ int64_t trace_points(Exec& exec, Sampling sampling, const FloatView& dP, const F
 /// End bins of the foreground of a window, -1 elsewhere, -2 where a point left the window. Bins
 /// are linear indices of the whole image.
 template <class Exec>
-int64_t end_bins(Exec& exec, const FloatView& dP, const FloatView& cell,
+int64_t end_bins(Exec& exec, const FloatView& dP, const FloatView& cellprob,
                  const FollowOptions& options, const Window& window, const IndexImage& ends) {
-  return trace_points(
-      exec, options.sampling, dP, cell, options.cellprob_threshold, options.n_steps, window, ends,
-      [&](const IndexImage& marked) { return TraceOutput{marked, nullptr, 0, window}; });
+  return with_known_dtype(cellprob, [&](const auto& map) {
+    return trace_points(
+        exec, options.sampling, dP,
+        AboveThreshold<std::decay_t<decltype(map)>>{map, options.cellprob_threshold},
+        options.n_steps, window, ends,
+        [&](const IndexImage& marked) { return TraceOutput{marked, nullptr, 0, window}; });
+  });
 }
 
 struct CountForeground {
-  FloatView mask;
+  MaskView mask;
   Shape shape;
   int64_t* count;  ///< by row
   CELLPOST_FN void operator()(int64_t row) const {
     int64_t n = 0;
-    for (int64_t x = 0; x < shape.x; ++x) n += mask.at(0, row / shape.y, row % shape.y, x) != 0.0f;
+    for (int64_t x = 0; x < shape.x; ++x) n += mask.inside(row / shape.y, row % shape.y, x);
     count[row] = n;
   }
 };
 
 /// Foreground pixels get their index in raster order, the others kNoPoint.
 struct NumberForeground {
-  FloatView mask;
+  MaskView mask;
   Shape shape;
   const int64_t* first;  ///< by row
   IndexImage index;
   CELLPOST_FN void operator()(int64_t row) const {
     int64_t i = first[row];
     for (int64_t x = 0; x < shape.x; ++x) {
-      const bool inside = mask.at(0, row / shape.y, row % shape.y, x) != 0.0f;
+      const bool inside = mask.inside(row / shape.y, row % shape.y, x);
       index.set(row * shape.x + x, inside ? i++ : kNoPoint);
     }
   }
 };
 
 template <class Exec>
-int64_t number_foreground(Exec& exec, const FloatView& mask, const Shape& shape,
+int64_t number_foreground(Exec& exec, const MaskView& mask, const Shape& shape,
                           const IndexImage& index) {
   auto rows = exec.template alloc<int64_t>(shape.rows());
   exec.for_each_object(shape.rows(), CountForeground{mask, shape, rows.data()});
@@ -170,7 +177,7 @@ int64_t number_foreground(Exec& exec, const FloatView& mask, const Shape& shape,
 }
 
 template <class Exec>
-int64_t count_foreground(Exec& exec, const FloatView& mask, const Shape& shape) {
+int64_t count_foreground(Exec& exec, const MaskView& mask, const Shape& shape) {
   auto rows = exec.template alloc<int64_t>(shape.rows());
   exec.for_each_object(shape.rows(), CountForeground{mask, shape, rows.data()});
   return exec.sum(rows.data(), shape.rows());
@@ -179,10 +186,10 @@ int64_t count_foreground(Exec& exec, const FloatView& mask, const Shape& shape) 
 /// End positions (N, n_points) of the mask's pixels in raster order; NaN where a point left the
 /// window.
 template <class Exec>
-void end_points(Exec& exec, const FloatView& dP, const FloatView& mask, int64_t n_steps,
+void end_points(Exec& exec, const FloatView& dP, const MaskView& mask, int64_t n_steps,
                 Sampling sampling, const Window& window, float* points, int64_t n_points) {
   OwnedIndexImage<Exec> ends(exec, window.shape.pixels(), needs_wide_index(window.shape.pixels()));
-  trace_points(exec, sampling, dP, mask, 0.5f, n_steps, window, ends.get(),
+  trace_points(exec, sampling, dP, mask, n_steps, window, ends.get(),
                [&](const IndexImage& marked) {
                  number_foreground(exec, mask, window.shape, marked);
                  return TraceOutput{marked, points, n_points, window};
@@ -255,7 +262,10 @@ int64_t flow_errors(Exec& exec, Objects<Exec>& objects, const FloatView& dP, con
                     int64_t n_ids, double* error) {
   return with_heat(exec, objects, ids, n_ids, -1, [&](const auto& heat) {
     using Real = std::decay_t<decltype(heat.heat[0])>;
-    exec.for_each_object(n_ids, FlowError<Real>{heat, dP, objects.table(), ids, error});
+    with_known_dtype(dP, [&](const auto& flow) {
+      using Flow = std::decay_t<decltype(flow)>;
+      exec.for_each_object(n_ids, FlowError<Real, Flow>{heat, flow, objects.table(), ids, error});
+    });
   });
 }
 
@@ -288,7 +298,7 @@ void masks_to_flows(Exec& exec, Objects<Exec>& objects, int64_t niter, float* fl
 
 /// Labels from saved end points, numbered, without quality control.
 template <class Exec>
-int64_t endpoints_to_labels(Exec& exec, const FloatView& points, const FloatView& mask,
+int64_t endpoints_to_labels(Exec& exec, const FloatView& points, const MaskView& mask,
                             const Shape& shape, double max_size_fraction, int32_t* labels) {
   int64_t n_seeds;
   {

@@ -1,4 +1,5 @@
 // The maths of csrc/core alone, one item at a time.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -6,6 +7,7 @@
 
 #include "arrays.h"
 #include "check.h"
+#include "core/flows_diffusion.h"
 #include "core/flows_trace.h"
 #include "core/labels.h"
 
@@ -28,17 +30,17 @@ struct Field {
 
   Field(const Shape& s, Sampling rule, float speed, int64_t n_steps, Random& random) {
     trace.pitch_y = kWidth * (s.x + 2);
-    trace.pitch_z = trace.pitch_y * (s.y + 2);
+    trace.rows_per_plane = static_cast<int32_t>(s.y + 2);
     trace.n_steps = n_steps;
     const int64_t length[3] = {s.x, s.y, s.z};
     for (int k = 0; k < 3; ++k) trace.axis[k] = make_axis(length[k], 0, length[k], rule);
     const int64_t n_planes = N == 3 ? s.z + 2 : 1;
-    values.assign(static_cast<size_t>(n_planes * trace.pitch_z), 0.0f);
+    values.assign(static_cast<size_t>(n_planes * trace.rows_per_plane * trace.pitch_y), 0.0f);
     for (int64_t z = 0; z < s.z; ++z) {
       for (int64_t y = 0; y < s.y; ++y) {
         for (int64_t x = 0; x < s.x; ++x) {
-          const int64_t at =
-              (N == 3 ? z + 1 : 0) * trace.pitch_z + (y + 1) * trace.pitch_y + (x + 1) * kWidth;
+          const int64_t at = (N == 3 ? z + 1 : 0) * trace.rows_per_plane * trace.pitch_y +
+                             (y + 1) * trace.pitch_y + (x + 1) * kWidth;
           for (int k = 0; k < N; ++k) {
             values[static_cast<size_t>(at + k)] =
                 random.real(-speed, speed) * trace.axis[k].flow_scale;
@@ -53,9 +55,11 @@ struct Field {
 /// Every step walked, no search for cycles.
 template <int N, Sampling S>
 void walk(const Trace& trace, const int32_t (&start)[N], float (&end)[N]) {
-  TraceState<float, N> state = trace_start<N, S, float>(trace, start);
-  for (int64_t i = 0; i < trace.n_steps; ++i) trace_step<N, S, float>(trace, start, state);
-  trace_end<N, S>(trace, start, state, end);
+  TraceState<float, N> state[1] = {trace_start<N, S, float>(trace, start)};
+  int32_t from[1][N];
+  std::copy(start, start + N, from[0]);
+  for (int64_t i = 0; i < trace.n_steps; ++i) trace_step<N, S>(trace, from, state);
+  trace_end<N, S>(trace, start, state[0], end);
 }
 
 template <int N, Sampling S>
@@ -115,8 +119,28 @@ TEST(core, float_view_reads_strides_and_dtypes) {
   const uint16_t brain[1] = {0x3fc0};
   CHECK((FloatView{brain, DType::bf16, {0, 0, 0, 0}}.at(0, 0, 0, 0) == 1.5f));
   const bool truths[2] = {false, true};
-  const FloatView mask{truths, DType::u8, {0, 0, 0, 1}};
-  CHECK(mask.at(0, 0, 0, 0) == 0.0f && mask.at(0, 0, 0, 1) == 1.0f);
+  const MaskView mask{reinterpret_cast<const uint8_t*>(truths), {0, 0, 1}};
+  CHECK(!mask.inside(0, 0, 0) && mask.inside(0, 0, 1));
+}
+
+/// Every 1009th float from 0 up, and as many doubles of all exponents.
+template <int D>
+void compare_with_division() {
+  int n_different = 0;
+  Random random(7);
+  for (uint32_t bits = 0; bits < 0x7f800000u; bits += 1009) {
+    const float narrow = bits_to_float(bits);
+    n_different += divided_by_fma<D>(narrow) != narrow / static_cast<float>(D);
+    const double wide =
+        std::ldexp(random.real(0.5f, 1.0f) + bits * 0x1p-53, static_cast<int>(bits % 2098) - 1074);
+    n_different += divided_by_fma<D>(wide) != wide / D;
+  }
+  CHECK(n_different == 0);
+}
+
+TEST(core, divided_by_fma_rounds_as_division_does) {
+  compare_with_division<7>();
+  compare_with_division<9>();
 }
 
 TEST(core, skipping_cycles_changes_no_bit) {

@@ -93,15 +93,16 @@ Owned<float> plain_end_points(const Maps& maps, const Owned<bool>& mask, int64_t
   const int64_t n_pixels = shape.pixels(), width = N == 2 ? 2 : 4;
   Trace trace;
   trace.pitch_y = width * (shape.x + 2);
-  trace.pitch_z = trace.pitch_y * (shape.y + 2);
+  trace.rows_per_plane = static_cast<int32_t>(shape.y + 2);
   trace.n_steps = niter;
   const int64_t length[3] = {shape.x, shape.y, shape.z};
   for (int k = 0; k < 3; ++k) trace.axis[k] = make_axis(length[k], 0, length[k], S);
-  std::vector<float> field(static_cast<size_t>((N == 3 ? shape.z + 2 : 1) * trace.pitch_z));
+  std::vector<float> field(
+      static_cast<size_t>((N == 3 ? shape.z + 2 : 1) * trace.rows_per_plane * trace.pitch_y));
   for (int64_t p = 0; p < n_pixels; ++p) {
     const int64_t z = p / shape.x / shape.y, y = p / shape.x % shape.y, x = p % shape.x;
-    const int64_t at =
-        (N == 3 ? z + 1 : 0) * trace.pitch_z + (y + 1) * trace.pitch_y + (x + 1) * width;
+    const int64_t at = (N == 3 ? z + 1 : 0) * trace.rows_per_plane * trace.pitch_y +
+                       (y + 1) * trace.pitch_y + (x + 1) * width;
     for (int k = 0; k < N; ++k) {
       const float flow = mask[p] ? maps.dP[(N - 1 - k) * n_pixels + p] : 0.0f;
       field[static_cast<size_t>(at + k)] = flow / 5.0f * trace.axis[k].flow_scale;
