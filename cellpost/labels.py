@@ -197,7 +197,10 @@ def remove_large(
 
 
 def resolve_fragments(
-    labels: Array, *, fragments: Literal["keep", "largest", "split"], return_report: bool = False
+    labels: Array,
+    *,
+    fragments: Literal["keep", "largest", "split"] = "largest",
+    return_report: bool = False,
 ) -> Labelled:
     """Deal with objects that consist of several separate pieces.
 
@@ -220,7 +223,7 @@ def resolve_fragments(
         Same kind, device, shape and dtype as `labels`.
     FilterReport
         With `return_report`: ``n_before`` objects, ``n_removed`` pieces dropped (``"largest"``)
-        or made objects (``"split"``), ``n_pixels`` cleared.
+        or made objects (``"split"``), ``n_pixels`` cleared (``"split"`` clears none).
 
     Raises
     ------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from pathlib import Path
 
 import array_kinds
+import peers
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
@@ -93,19 +93,10 @@ def nuclei3d(request):
 @pytest.fixture(scope="session")
 def peer():
     """The modules cellpose.dynamics and cellpose.utils as `.dynamics` and `.utils`."""
-    tools = BESIDE / "tools"
     try:
-        if (tools / "torchvision_cpu.py").is_file():
-            # A torchvision built for CUDA does not load beside a CPU torch; this mends it.
-            if str(tools) not in sys.path:
-                sys.path.append(str(tools))
-            importlib.import_module("torchvision_cpu")
-        package = importlib.import_module("cellpose")
-        importlib.import_module("cellpose.dynamics")
-        importlib.import_module("cellpose.utils")
-    except Exception as error:  # broken pairs of torch and torchvision raise all sorts
-        pytest.skip(f"cellpose cannot be imported: {type(error).__name__}: {error}")
-    return package
+        return peers.cellpose()
+    except ImportError as error:
+        pytest.skip(f"cellpose cannot be imported: {error}")
 
 
 # ---- settings -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -96,11 +97,12 @@ def test_rows_of_any_width_give_the_baselines_end_points(level, width):
     for shape in ((5, width), (4, 3, width)):
         dP = rng.normal(0, 5, (len(shape), *shape)).astype(np.float32)
         mask = rng.random(shape) < 0.8
-        for sampling in ("cellpose", "centered"):
+        for options in itertools.product(("cellpose", "centered"), (63, 64, 65, 200, 1001)):
+            options = dict(zip(("sampling", "niter"), options, strict=True))
             _core.set_cpu_level("baseline")
-            expected = cellpost.flow_endpoints(dP, mask, sampling=sampling)
+            expected = cellpost.flow_endpoints(dP, mask, **options)
             _core.set_cpu_level(level)
-            got = cellpost.flow_endpoints(dP, mask, sampling=sampling)
+            got = cellpost.flow_endpoints(dP, mask, **options)
             assert got.tobytes() == expected.tobytes()
 
 

@@ -64,6 +64,22 @@ struct MeasureObjects {
   }
 };
 
+/// Row `rank` + 1 of `to` becomes the row ids[rank] of `from`.
+struct PermuteObjects {
+  ObjectTable from, to;
+  const int32_t* ids;
+  CELLPOST_FN void operator()(int64_t rank) const {
+    const int64_t id = ids[rank];
+    to.size[rank + 1] = from.size[id];
+    to.first[rank + 1] = from.first[id];
+    for (int k = 0; k < 3; ++k) {
+      to.sum[k][rank + 1] = from.sum[k][id];
+      to.low[k][rank + 1] = from.low[k][id];
+      to.high[k][rank + 1] = from.high[k][id];
+    }
+  }
+};
+
 /// An id is present and not dropped. `map` holds 0 for dropped ids, anything else for kept ones.
 struct IsKept {
   const int64_t* size;
@@ -272,24 +288,23 @@ struct SettleClaims {
 };
 
 /// Nested objects are overwritten, as Cellpose does: objects in ascending order of id, each on the
-/// state its predecessors left. One item, since the order is the definition; only objects that had
-/// a hole to begin with, or that lost pixels, need another look.
+/// state its predecessors left. One item, since the order is the definition. Only objects that had
+/// a hole to begin with need a look: pixels are lost by whole components of a complement, and what
+/// would fill a hole of the rest touches the rest, so is in the same component.
 struct OverwriteHoles {
   Holes holes;
   const int32_t* ids;  ///< ascending
   int64_t n_ids;
-  int32_t* look;           ///< by id: in, has a hole; grows by the objects that lose pixels
-  uint64_t* scratch;       ///< enough for the largest object
-  int64_t* n_overwritten;  ///< pixels of objects that became another's
+  const int32_t* has_hole;  ///< by id
+  uint64_t* scratch;        ///< enough for the largest object
+  int64_t* n_overwritten;   ///< pixels of objects that became another's
 
   struct Overwrite {
     int32_t* labels;
-    int32_t* look;
     int32_t id;
     int64_t* n_overwritten;
     CELLPOST_FN void operator()(int64_t pixel) const {
       if (labels[pixel] != 0) ++*n_overwritten;
-      look[labels[pixel]] = 1;
       labels[pixel] = id;
     }
   };
@@ -297,8 +312,8 @@ struct OverwriteHoles {
   CELLPOST_FN void operator()(int64_t) const {
     for (int64_t i = 0; i < n_ids; ++i) {
       const int32_t id = ids[i];
-      if (look[id] && holes.flood(id, scratch)) {
-        holes.for_each_hole_pixel(id, scratch, Overwrite{holes.labels, look, id, n_overwritten});
+      if (has_hole[id] && holes.flood(id, scratch)) {
+        holes.for_each_hole_pixel(id, scratch, Overwrite{holes.labels, id, n_overwritten});
       }
     }
   }

@@ -375,13 +375,12 @@ FlowReport follow_flows(Exec& exec, const FloatView& dP, const FloatView& cellpr
   report.n_too_small = dropped();
   report.n_labels = objects.renumber();
   if (options.fill_holes && n > 0) {
-    Objects<Exec> clean(exec, shape, labels, report.n_labels);
-    const auto filled = clean.fill_holes(options.nested);
+    const auto filled = objects.fill_holes(options.nested);
     report.n_hole_pixels = filled.n_pixels;
     report.n_nested = filled.n_nested;
     if (filled.n_pixels > 0) {
-      clean.drop_by_size(options.min_size, INT64_MAX);
-      report.n_labels = clean.renumber();
+      objects.drop_by_size(options.min_size, INT64_MAX);
+      report.n_labels = objects.renumber();
       report.n_too_small += n - filled.n_nested - report.n_labels;
     }
   }

@@ -106,8 +106,8 @@ class Objects {
     apply();
   }
 
-  /// Clears dropped objects and numbers the others 1..N in raster order of first appearance.
-  /// The table is stale afterwards. Returns N.
+  /// Clears dropped objects and numbers the others 1..N in raster order of first appearance, in the
+  /// table, too. Returns N.
   int64_t renumber() {
     auto ids = kept();
     auto first = exec_.template alloc<int64_t>(ids.size());
@@ -116,6 +116,13 @@ class Objects {
     exec_.fill(map(), table_.n + 1, int32_t{0});
     exec_.for_each(ids.size(), NumberByRank{ids.data(), map()});
     apply();
+    const auto old_longs = std::move(longs_);
+    const auto old_ints = std::move(ints_);
+    const ObjectTable old = table_;
+    resize(ids.size());
+    exec_.for_each(1, ClearObject{table_});
+    exec_.for_each(ids.size(), PermuteObjects{old, table_, ids.data()});
+    exec_.fill(map(), table_.n + 1, int32_t{1});
     return ids.size();
   }
 
