@@ -66,6 +66,13 @@ def test_shapes_that_do_not_go_together_are_rejected(dP, cellprob, argument, got
     raises(ValueError, other, got, ends, device.put(dP), mask)
 
 
+@pytest.mark.parametrize("shape", [(1, 2**24 + 1), (50_000, 50_000, 1)])
+def test_images_beyond_what_is_counted_exactly_are_rejected(shape):
+    dP = np.broadcast_to(np.float32(0), (len(shape), *shape))  # one value in memory
+    mask = np.broadcast_to(np.bool_(False), shape)
+    raises(ValueError, "mask", str(shape), ends, dP, mask)
+
+
 @pytest.mark.parametrize(
     ("points", "got"),
     [

@@ -60,6 +60,9 @@ Shape image_shape(const Array& image) {
     if (n > kLongestAxis) reject(image.name, "axes of at most 2^24 pixels", "shape " + text(s));
   }
   if (s.size() == 2) return {1, s[0], s[1], 2};
+  if ((s[0] + 2) * (s[1] + 2) > INT32_MAX) {  // rows are counted in 32 bits, border included
+    reject(image.name, "fewer than 2^31 rows in all", "shape " + text(s));
+  }
   return {s[0], s[1], s[2], 3};
 }
 
