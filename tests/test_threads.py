@@ -107,6 +107,26 @@ def test_rows_of_any_width_give_the_baselines_end_points(level, width):
 
 
 @pytest.mark.usefixtures("restore_settings")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("sampling", ["cellpose", "centered"])
+def test_orbits_of_thousands_of_steps_give_the_baselines_end_points(level, sampling):
+    if level not in cellpost.info()["cpu_levels"]:
+        pytest.skip(f"this CPU or build has no {level}")
+    y, x = np.mgrid[:48, :56].astype(np.float32)
+    towards = np.stack([24 - y, 28 - x]) / 5
+    for pull in (0.0, 0.02, 0.3):  # orbits that widen, that hardly do, and that fall in
+        dP = (0.05 * towards[::-1] * np.array([1, -1])[:, None, None] + pull * towards) * 5
+        dP = dP.astype(np.float32)
+        mask = np.hypot(*towards) < 4
+        for niter in (700, 20_011):
+            _core.set_cpu_level("baseline")
+            expected = cellpost.flow_endpoints(dP, mask, niter=niter, sampling=sampling)
+            _core.set_cpu_level(level)
+            got = cellpost.flow_endpoints(dP, mask, niter=niter, sampling=sampling)
+            assert got.tobytes() == expected.tobytes()
+
+
+@pytest.mark.usefixtures("restore_settings")
 def test_an_unknown_instruction_set_is_rejected():
     with pytest.raises(ValueError, match="sse9"):
         _core.set_cpu_level("sse9")

@@ -45,6 +45,8 @@ struct BlockCursor {
 template <int N>
 class Cycles {
  public:
+  static constexpr int64_t kLongest = 256;
+
   struct Place {
     int32_t first = 0, length = 0, at = 0;  ///< the cycle's states, and which of them this is
   };
@@ -135,7 +137,7 @@ class PackTracer {
   static constexpr int kPacks = 2;
   static constexpr int kWidth = LaneOf<Pack>::kWidth;
   static constexpr int kLanes = kPacks * kWidth;
-  /// Steps between looks at the cycles, and between checkpoints: longer cycles are not found.
+  /// Steps between looks at the cycles, and at least between checkpoints.
   static constexpr int64_t kLookEvery = 16, kCheckpointEvery = 64;
   /// With the centered rule the way on depends on the start, too: no other point takes it.
   static constexpr bool kShareCycles = S == Sampling::cellpose;
@@ -214,14 +216,31 @@ class PackTracer {
       typename Cycles<N>::Place place{};
       if (kShareCycles) place = cycles_.find(at);
       if (place.length == 0 && hits_ >> i & 1u) {
-        place = walk_cycle(i, now_ - checkpoint_at_);
+        const int64_t length = now_ - checkpoint_at_;
+        if (length <= Cycles<N>::kLongest) {
+          place = walk_cycle(i, length);
+        } else if (left % length == 0) {
+          finish(i, true, at);
+        } else {
+          deadline_[i] = now_ + left % length;
+        }
       }
       if (place.length > 0) finish(i, true, cycles_.after(place, left));
     }
-    if (now_ % kCheckpointEvery == 0) {
-      std::memcpy(checkpoint_, at_, sizeof(at_));
-      checkpoint_at_ = now_;
+    if (now_ >= next_checkpoint_) set_checkpoints();
+  }
+
+  /// A cycle is found if it is no longer than the time between checkpoints, so points that go on
+  /// without a hit get more of it: an eighth of the oldest one's steps.
+  void set_checkpoints() {
+    std::memcpy(checkpoint_, at_, sizeof(at_));
+    checkpoint_at_ = now_;
+    int64_t oldest = now_;
+    for (int i = 0; i < kLanes; ++i) {
+      if (pixel_[i] >= 0 && begin_[i] < oldest) oldest = begin_[i];
     }
+    const int64_t interval = (now_ - oldest) / 8;
+    next_checkpoint_ = now_ + (interval > kCheckpointEvery ? interval : kCheckpointEvery);
   }
 
   /// Notes the cycle of `length` states that lane i is in, and returns its place there.
@@ -262,6 +281,7 @@ class PackTracer {
       pixel_[i] = cursor_.row * w.shape.x + cursor_.col;
       if (trace_.n_steps > 0) {
         for (int k = 0; k < N; ++k) start_[k][i] = start[k], at_[k][i] = state.at[k];
+        begin_[i] = now_;
         deadline_[i] = now_ + trace_.n_steps;
         no_checkpoint(i);
         ++n_active_;
@@ -291,8 +311,8 @@ class PackTracer {
 
   alignas(64) float at_[N][kLanes], checkpoint_[N][kLanes];
   alignas(64) int32_t start_[N][kLanes];
-  int64_t pixel_[kLanes], deadline_[kLanes];
-  int64_t now_ = 0, checkpoint_at_ = 0;
+  int64_t pixel_[kLanes], begin_[kLanes], deadline_[kLanes];
+  int64_t now_ = 0, checkpoint_at_ = 0, next_checkpoint_ = kCheckpointEvery;
   uint32_t escaped_ = 0, hits_ = 0;
   const Trace& trace_;
   const TraceOutput& output_;
