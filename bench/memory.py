@@ -52,7 +52,7 @@ def main(call, dP_file, second_file):
         before = _now_and_reset_peak()
         result = cellpost.masks_to_flows(second)
     extra = _peak() - before
-    print(json.dumps({"extra_bytes": extra, "dP_bytes": dP.nbytes, "n_labels": int(result.max())}))
+    print(json.dumps({"extra_bytes": extra, "dP_bytes": dP.nbytes, "largest": float(result.max())}))
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ class Arrays:
         if not to_write and dtype_name(labels) == "int32" and _is_c_contiguous(labels):
             return labels, ids
         copy = self.empty(shape, "int32")
-        copy[...] = xp.astype(labels, xp.int32, copy=False)
+        copy[...] = labels
         return copy, ids
 
     def _as_int64(self, name: str, labels: Array, dtype: str) -> Array:
@@ -166,10 +166,12 @@ class Arrays:
         if ids is not None:
             n_new = largest + 1 - ids.shape[0]
             if n_new > 0:  # objects that the call made get ids above the largest
+                # Wide unsigned ids are handled as int64.
+                check_fits(int(ids[-1]) + n_new, "int64" if dtype == "uint64" else dtype, name)
                 ids = xp.concat([ids, ids[-1] + xp.arange(1, n_new + 1, dtype=ids.dtype)])
             labels = ids[xp.astype(labels, xp.int64)]
             largest = int(xp.max(labels))
-        check_fits(largest, dtype)
+        check_fits(largest, dtype, name)
         return self.result(xp.astype(labels, getattr(xp, dtype), copy=False))
 
     def labels_result(self, labels: Array, n_labels: int, out_dtype: Any) -> Array:
@@ -188,12 +190,12 @@ class Arrays:
         return self.result(self.xp.astype(labels, getattr(self.xp, name)))
 
 
-def check_fits(n_labels: int, dtype: str) -> None:
+def check_fits(n_labels: int, dtype: str, name: str = "out_dtype") -> None:
     """Raise OverflowError if ids up to n_labels do not fit the dtype."""
     largest = int(np.iinfo(dtype).max)
     if n_labels > largest:
         raise OverflowError(
-            f"out_dtype: expected a dtype that holds ids up to {n_labels}; got {dtype}, "
+            f"{name}: expected a dtype that holds ids up to {n_labels}; got {dtype}, "
             f"which ends at {largest}"
         )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from cellpost import _core
+from cellpost.labels import integer
 
 
 def info() -> dict[str, Any]:
@@ -51,7 +51,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> cellpost.set_num_threads(before)
     """
-    _core.set_num_threads(operator.index(n))
+    _core.set_num_threads(integer("n", n))
 
 
 def get_num_threads() -> int:

@@ -237,6 +237,9 @@ def run_demo(
     masks_file, overlay_file = output_dir / "demo_masks.tif", output_dir / "demo_overlay.png"
     for path in (masks_file, overlay_file):
         check_output(path)
+        for read in (image, labels):
+            if read is not None and read.resolve() == path.resolve():
+                raise ValueError(f"{read} would be overwritten: the demo writes {path.name}")
     true = None
     if labels is None:
         picture = _import_skimage().data.immunohistochemistry()

@@ -148,14 +148,14 @@ def follow_flows(
 
     Notes
     -----
-    The maths is in float32 (diffusion: float64 up to 4e7 pixels), whatever the input dtype, and
-    every CPU, thread count and CUDA device gives the same bytes. Inputs are read where they lie,
-    with any strides. A pixel whose probability is NaN or infinite is background; one whose flow
-    has such a component has zero flow. Points stop at the image border. Of seeds that overlap the
-    one with the larger (count, linear index of its bin) wins. An empty image gives an empty one.
-    An axis of length 1 has no flow.
+    The maths is in float32 (diffusion: float64 up to 4e7 pixels), whatever the input dtype. Every
+    CPU and thread count gives the same bytes, and the CUDA kernels run the same operations. Inputs
+    are read where they lie, with any strides. A pixel whose probability is NaN or infinite is
+    background; one whose flow has such a component has zero flow. Points stop at the image border.
+    Of seeds that overlap the one with the larger (count, linear index of its bin) wins. An empty
+    image gives an empty one. An axis of length 1 has no flow.
 
-    Memory beyond the inputs peaks at 1.5 times a float32 `dP` in 2D, the result included.
+    Memory beyond the inputs peaks at 1.5 to 1.8 times a float32 `dP` in 2D, the result included.
 
     Follows Cellpose 4 (Stringer et al., Nature Methods 2021; Pachitariu and Stringer, 2022).
 
@@ -342,6 +342,9 @@ def masks_to_flows(labels: Array, *, niter: int | None = None) -> Array:
 
     Notes
     -----
+    The cost is the sum of the bounding boxes times the steps, which grow with the largest box: an
+    id whose pixels are scattered over the image costs the image. Calls cannot be interrupted.
+
     Equal to Cellpose 4's ``masks_to_flows_gpu`` rounded to float32. The centre is the mean pixel
     rounded half to even, or the mask pixel nearest to it, of equal ones the first in raster
     order. As in Cellpose the heat of touching cells enters the gradient at their border.
@@ -388,9 +391,9 @@ def flow_error(labels: Array, dP: Array) -> Array:
 
     Notes
     -----
-    The same bytes on CPU and CUDA and for any number of threads: each cell's sum is taken row by
-    row. Within rounding (2e-15) of Cellpose's ``flow_error``. Pixels of `dP` that are not finite
-    count as zero flow.
+    The same bytes for any number of threads, and the same operations on CUDA: each cell's sum is
+    taken row by row. Within rounding (2e-15) of Cellpose's ``flow_error``. Pixels of `dP` that are
+    not finite count as zero flow.
 
     Examples
     --------
@@ -418,7 +421,8 @@ def remove_bad_flows(
     dP : array, (2, H, W) or (3, D, H, W), float16, bfloat16, float32 or float64
         Flow field of the network.
     flow_threshold : float
-        Largest error that stays.
+        Largest error that stays. 0 removes all cells with any error; in `follow_flows` it means
+        no quality control.
     return_report : bool
         Return ``(labels, report)``.
 

@@ -2,7 +2,7 @@
 
 A label image holds one integer id per pixel, 0 for background. Ids may have gaps and any
 integer dtype; every function keeps both, and returns a new array on the device of the input.
-All work on images (H, W) and volumes (D, H, W), in time linear in the number of pixels.
+All work on images (H, W) and volumes (D, H, W).
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ def choose(name: str, value: Any, choices: type[Any]) -> Any:
 
 
 def integer(name: str, value: Any) -> int:
-    """An integer argument, or a TypeError that names it."""
+    """An integer argument, or a TypeError or ValueError that names it."""
     try:
-        return operator.index(value)
+        n = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer; got {value!r}") from None
+    if not -(2**63) <= n < 2**63:
+        raise ValueError(f"{name}: expected an integer of at most 64 bits; got {n}")
+    return n
 
 
 def number(name: str, value: Any) -> float:
@@ -98,7 +101,7 @@ def fill_holes(
     Notes
     -----
     An empty image stays empty. An object whose hole opens to the image border has none. The cost
-    is the sum of the bounding boxes at one bit a pixel. CPU and CUDA give the same bytes.
+    is the sum of the bounding boxes at one bit a pixel. CUDA runs the same operations.
 
     Examples
     --------
@@ -143,7 +146,7 @@ def remove_small(labels: Array, *, min_size: int = 15, return_report: bool = Fal
     Notes
     -----
     Unlike skimage's function it counts an object's pixels wherever they are: connectivity plays no
-    part. CPU and CUDA give the same bytes.
+    part. CUDA runs the same operations.
 
     Examples
     --------

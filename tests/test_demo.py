@@ -29,6 +29,17 @@ def numbers_after(text, words):
     return [float(word.strip("(,")) for word in line.split() if word.strip("(,")[:1].isdigit()]
 
 
+def test_the_demo_does_not_overwrite_what_it_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels = simulate.blobs((64, 64), 5, seed=1, radius=(4, 8))
+    tifffile.imwrite("demo_masks.tif", labels.astype(np.uint16))
+    before = (tmp_path / "demo_masks.tif").read_bytes()
+    result = run("--labels", "demo_masks.tif")
+    assert result.exit_code != 0
+    assert "would be overwritten" in result.output
+    assert (tmp_path / "demo_masks.tif").read_bytes() == before
+
+
 # ---- the stand-in -------------------------------------------------------------------------------
 
 

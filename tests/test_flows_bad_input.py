@@ -172,6 +172,8 @@ def test_a_masked_array_is_rejected_since_its_mask_would_be_ignored():
         ({"niter": 2.5}, TypeError, "2.5"),
         ({"niter": None}, TypeError, "None"),
         ({"niter": 2**40}, ValueError, "1099511627776"),
+        ({"niter": 2**70}, ValueError, str(2**70)),
+        ({"min_size": -(2**70)}, ValueError, str(-(2**70))),
         ({"cellprob_threshold": np.nan}, ValueError, "nan"),
         ({"cellprob_threshold": "high"}, TypeError, "high"),
         ({"cellprob_threshold": None}, TypeError, "None"),

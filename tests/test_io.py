@@ -127,6 +127,12 @@ def test_axes_given_by_the_caller(tmp_path):
     assert_maps(read_maps(tmp_path / "maps.tif", axes="CYX"), STACK_2D)
 
 
+def test_axes_are_refused_where_the_file_names_its_arrays(tmp_path):
+    np.savez(tmp_path / "maps.npz", dP=STACK_2D[:-1], cellprob=STACK_2D[-1])
+    with pytest.raises(ValueError, match="^axes: expected none"):
+        read_maps(tmp_path / "maps.npz", axes="CYX")
+
+
 # ---- read_maps: Cellpose's _seg.npy -------------------------------------------------------------
 
 
@@ -394,6 +400,25 @@ def test_read_image(tmp_path):
 def test_read_labels_refuses(tmp_path, wrong):
     np.save(tmp_path / "labels.npy", wrong)
     assert_refused(tmp_path / "labels.npy", read=read_labels)
+
+
+@pytest.mark.parametrize("name", ["labels.png", "labels.tif", "labels.jpg"])
+def test_a_colour_picture_is_no_label_image(tmp_path, name):
+    picture = np.zeros((9, 8, 3), np.uint8)
+    if name.endswith(".tif"):
+        tifffile.imwrite(tmp_path / name, picture, photometric="rgb")
+    else:
+        Image.fromarray(picture).save(tmp_path / name)
+    assert_refused(tmp_path / name, read=read_labels)
+
+
+def test_labels_of_a_palette_picture_are_its_indices(tmp_path):
+    labels = np.arange(72, dtype=np.uint8).reshape(9, 8)
+    picture = Image.fromarray(labels, mode="L").convert("P")
+    picture.putdata(labels.ravel().tolist())
+    picture.putpalette([255 - i // 3 for i in range(768)])
+    picture.save(tmp_path / "labels.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.png"), labels)
 
 
 # ---- write_labels -------------------------------------------------------------------------------

@@ -200,6 +200,15 @@ def test_parts_of_objects_with_huge_ids_get_ids_of_their_own():
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(2**31 - 1, "int32"), (2**63 - 1, "int64"), (2**63 - 1, "uint64")]
+)
+def test_parts_of_the_largest_id_raise_and_do_not_wrap(largest, dtype):
+    labels = np.array([[largest, 0, largest, 0, 5]], dtype)
+    with pytest.raises(OverflowError, match=f"^labels: .*{largest + 1}"):
+        cellpost.resolve_fragments(labels, fragments="split")
+
+
 def test_parts_that_find_no_id_in_the_dtype_raise():
     labels = np.zeros((3, 9), np.uint8)
     labels[0, ::2] = 253  # five parts: 253, 254, 255 and two more

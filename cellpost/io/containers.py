@@ -153,13 +153,15 @@ def load_npz(path: Path, expected: str, names: tuple[str, ...]) -> list[Array]:
         return [native(archive[name]) for name in names]
 
 
-def load_picture(path: Path, expected: str) -> Array:
+def load_picture(path: Path, expected: str, *, palette_as_indices: bool = False) -> Array:
     """Read a PNG, JPEG or anything else Pillow opens: (H, W) or (H, W, 3 or 4)."""
     with _reading(path, expected), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            palette = picture.mode in {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
-            return native(np.asarray(picture.convert("RGB") if palette else picture))
+            other = picture.mode in {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+            if palette_as_indices and picture.mode == "P":
+                other = False
+            return native(np.asarray(picture.convert("RGB") if other else picture))
 
 
 def picture_text(path: Path, expected: str, key: str) -> str:

@@ -82,12 +82,23 @@ def read_labels(path: PathLike) -> Array:
         If the file holds no such array: a colour picture, fractions, negative ids.
     """
     path = Path(path)
-    labels = _read(path, _LABELS)
-    if labels.dtype.kind not in "iu" or labels.ndim not in (2, 3):
+    if file_kind(path, _LABELS) not in ("tiff", "npy"):
+        labels = load_picture(path, _LABELS, palette_as_indices=True)
+        is_colour = labels.ndim > 2
+    else:
+        labels = _read(path, _LABELS)
+        is_colour = _has_channels(path)
+    if is_colour or labels.dtype.kind not in "iu" or labels.ndim not in (2, 3):
         raise FileFormatError(path, _LABELS, describe(labels))
     if labels.size and labels.min() < 0:
         raise FileFormatError(path, _LABELS, f"negative ids, down to {labels.min()}")
     return labels
+
+
+def _has_channels(path: Path) -> bool:
+    if file_kind(path, _LABELS) != "tiff":
+        return False
+    return not {"C", "S"}.isdisjoint(load_tiff(path, _LABELS)[1])
 
 
 def _read(path: Path, expected: str) -> Array:

@@ -90,6 +90,8 @@ def read_maps(path: PathLike, *, axes: str | None = None) -> Maps:
     """
     path = Path(path)
     kind = file_kind(path, _EXPECTED)
+    if kind == "npz" and axes is not None:
+        raise ValueError(f"axes: expected none for an .npz, whose arrays are named; got {axes!r}")
     if kind == "npz":
         return _pair(path, *load_npz(path, _EXPECTED, ("dP", "cellprob")))
     if kind == "tiff":
@@ -97,6 +99,8 @@ def read_maps(path: PathLike, *, axes: str | None = None) -> Maps:
         return _split(path, stack, axes or file_axes)
     if kind == "npy":
         content = load_npy(path, _EXPECTED)
+        if isinstance(content, dict) and axes is not None:
+            raise ValueError(f"axes: expected none for a _seg.npy; got {axes!r}")
         if isinstance(content, dict):
             return _pair(path, *_seg_maps(path, content))
         return _split(path, content, axes or _CHANNEL_FIRST.get(content.ndim, ""))
