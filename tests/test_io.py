@@ -129,7 +129,7 @@ def test_axes_given_by_the_caller(tmp_path):
 
 def test_axes_are_refused_where_the_file_names_its_arrays(tmp_path):
     np.savez(tmp_path / "maps.npz", dP=STACK_2D[:-1], cellprob=STACK_2D[-1])
-    with pytest.raises(ValueError, match="^axes: expected none"):
+    with pytest.raises(ValueError, match=r"^axes: expected none"):
         read_maps(tmp_path / "maps.npz", axes="CYX")
 
 
