@@ -61,6 +61,9 @@ api::Array from_numpy(const py::array& a, const char* name) {
   out.dtype = a.dtype().attr("isnative").cast<bool>()
                   ? py::str(a.dtype().attr("name")).cast<std::string>()
                   : "other byte order";
+  if (a.itemsize() == 0) {
+    throw py::type_error(std::string(name) + ": expected numbers; got dtype " + out.dtype);
+  }
   for (py::ssize_t k = 0; k < a.ndim(); ++k) {
     out.shape.push_back(a.shape(k));
     if (a.strides(k) % a.itemsize() != 0 && a.shape(k) > 1) {

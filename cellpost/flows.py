@@ -137,7 +137,7 @@ def follow_flows(
     TypeError
         If an input is no array, has no float dtype, or the two are of different libraries.
     ValueError
-        If shapes or devices do not fit, an axis is longer than 2**24, or an option is out of
+        If shapes or devices do not fit, an axis is longer than 2**23, or an option is out of
         range or NaN.
     OverflowError
         If `out_dtype` cannot hold the number of cells.

@@ -89,7 +89,7 @@ def fill_holes(
         Same kind, device, shape and dtype as `labels`; ids stay.
     FilterReport
         With `return_report`: ``n_before`` objects, ``n_removed`` of them overwritten whole,
-        ``n_pixels`` filled.
+        ``n_pixels`` filled (with ``"overwrite"`` once for each object that fills a pixel).
 
     Raises
     ------

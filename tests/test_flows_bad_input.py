@@ -66,7 +66,7 @@ def test_shapes_that_do_not_go_together_are_rejected(dP, cellprob, argument, got
     raises(ValueError, other, got, ends, device.put(dP), mask)
 
 
-@pytest.mark.parametrize("shape", [(1, 2**24 + 1), (50_000, 50_000, 1)])
+@pytest.mark.parametrize("shape", [(1, 2**23 + 1), (50_000, 50_000, 1)])
 def test_images_beyond_what_is_counted_exactly_are_rejected(shape):
     dP = np.broadcast_to(np.float32(0), (len(shape), *shape))  # one value in memory
     mask = np.broadcast_to(np.bool_(False), shape)
@@ -117,6 +117,10 @@ def test_dtypes_that_only_numpy_has_are_rejected(dtype):
         follow(DP.astype(dtype), CELLPROB)
     with pytest.raises(TypeError, match=r"^cellprob: expected"):
         follow(DP, CELLPROB.astype(dtype))
+
+
+def test_a_mask_of_nothing_is_rejected():
+    raises(TypeError, "mask", "void", ends, DP, np.empty(MASK.shape, "V0"))
 
 
 def test_a_mask_that_is_not_bool_is_rejected(device):

@@ -127,6 +127,27 @@ def test_orbits_of_thousands_of_steps_give_the_baselines_end_points(level, sampl
 
 
 @pytest.mark.usefixtures("restore_settings")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (2, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("size", [1, 8, 100])
+def test_points_that_leave_a_narrow_window_say_so(level, shape, size):
+    if level not in cellpost.info()["cpu_levels"]:
+        pytest.skip(f"this CPU or build has no {level}")
+    dP = (size * np.random.default_rng(3).normal(size=(2, *shape))).astype(np.float32)
+    mask = np.ones(shape, bool)
+    found = []
+    for at in ("baseline", level):
+        _core.set_cpu_level(at)
+        ends = np.empty((2, mask.size), np.float32)
+        options = {"niter": 200, "offset": (5, 7), "global_shape": (60, 60)}
+        _core.flow_endpoints(dP, mask, ends, 0, sampling=_core.Sampling.cellpose, **options)
+        found.append(ends)
+    np.testing.assert_array_equal(*found)
+    if 1 in shape:  # every sample needs the row and the column beyond
+        assert np.isnan(found[0]).all()
+
+
+@pytest.mark.usefixtures("restore_settings")
 def test_an_unknown_instruction_set_is_rejected():
     with pytest.raises(ValueError, match="sse9"):
         _core.set_cpu_level("sse9")

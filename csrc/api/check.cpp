@@ -5,7 +5,7 @@
 namespace cellpost::api {
 namespace {
 
-constexpr int64_t kLongestAxis = int64_t{1} << 24;
+constexpr int64_t kLongestAxis = int64_t{1} << 23;
 
 std::vector<int64_t> extents(const Shape& s) {
   return s.ndim == 2 ? std::vector<int64_t>{s.y, s.x} : std::vector<int64_t>{s.z, s.y, s.x};
@@ -57,7 +57,7 @@ Shape image_shape(const Array& image) {
     reject(image.name, "2 axes (H, W) or 3 axes (D, H, W)", "shape " + text(s));
   }
   for (const int64_t n : s) {
-    if (n > kLongestAxis) reject(image.name, "axes of at most 2^24 pixels", "shape " + text(s));
+    if (n > kLongestAxis) reject(image.name, "axes of at most 2^23 pixels", "shape " + text(s));
   }
   if (s.size() == 2) return {1, s[0], s[1], 2};
   if ((s[0] + 2) * (s[1] + 2) > INT32_MAX) {  // rows are counted in 32 bits, border included

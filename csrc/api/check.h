@@ -21,8 +21,8 @@ struct WrongType : std::invalid_argument {
 /// "(2, 512, 512)"
 std::string text(const std::vector<int64_t>& shape);
 
-/// Shape of an image or volume of 2 or 3 axes, none longer than 2^24 (where float32 coordinates
-/// stop being exact), and of fewer than 2^31 rows.
+/// Shape of an image or volume of 2 or 3 axes, none longer than 2^23 (beyond, float32 has no
+/// place between two pixels), and of fewer than 2^31 rows.
 Shape image_shape(const Array& image);
 
 /// Flow field of the shape (ndim, ...) that goes with an image of `shape`.

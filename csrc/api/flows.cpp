@@ -60,6 +60,9 @@ void flow_endpoints(const Array& dP, const Array& mask, int64_t niter, Sampling 
   same_place(dP, mask);
   check_steps(niter);
   Window window = whole(shape);
+  if (global.empty() && !offset.empty()) {
+    reject("offset", "none without global_shape", text(offset));
+  }
   if (!global.empty()) {
     Array image;
     image.name = "global_shape";

@@ -1,5 +1,5 @@
 // C++ contract of the labels family. Labels are C-contiguous int32 images or volumes with ids >= 0
-// (gaps allowed, at most kMostIdsPerPixel ids a pixel), changed in place.
+// (gaps allowed, the largest bounded by the pixels), changed in place.
 #pragma once
 
 #include "api/array.h"

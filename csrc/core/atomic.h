@@ -23,10 +23,18 @@ template <class T>
 CELLPOST_FN T atomic_load(const T* p) {
   return *static_cast<const volatile T*>(p);
 }
+template <class T>
+CELLPOST_FN void atomic_store(T* p, T v) {
+  *static_cast<volatile T*>(p) = v;
+}
 #else
 template <class T>
 CELLPOST_FN T atomic_load(const T* p) {
   return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+template <class T>
+CELLPOST_FN void atomic_store(T* p, T v) {
+  __atomic_store_n(p, v, __ATOMIC_RELAXED);
 }
 template <class T>
 CELLPOST_FN void atomic_add(T* p, T v) {

@@ -329,6 +329,13 @@ struct UnionFind {
   CELLPOST_FN int64_t load(int64_t i) const {
     return parent.narrow ? atomic_load(&parent.narrow[i]) : atomic_load(&parent.wide[i]);
   }
+  CELLPOST_FN void store(int64_t i, int64_t root) const {
+    if (parent.narrow) {
+      atomic_store(&parent.narrow[i], static_cast<int32_t>(root));
+    } else {
+      atomic_store(&parent.wide[i], root);
+    }
+  }
   CELLPOST_FN int64_t find(int64_t i) const {
     int64_t up = load(i);
     while (up != i) {
@@ -409,7 +416,7 @@ struct FlattenComponents {
   const int32_t* labels;
   UnionFind sets;
   CELLPOST_FN void operator()(int64_t pixel) const {
-    if (labels[pixel] != 0) sets.parent.set(pixel, sets.find(pixel));
+    if (labels[pixel] != 0) sets.store(pixel, sets.find(pixel));
   }
 };
 

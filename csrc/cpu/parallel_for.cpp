@@ -57,6 +57,7 @@ void run_chunks(int64_t n_chunks, void (*run)(void*, int64_t), void* body) {
   };
   std::vector<std::thread> helpers;
   const int64_t n_helpers = std::min<int64_t>(num_threads(), n_chunks) - 1;
+  if (n_helpers > 0) helpers.reserve(static_cast<size_t>(n_helpers));
   try {
     for (int64_t i = 0; i < n_helpers; ++i) helpers.emplace_back(work);
   } catch (const std::system_error&) {

@@ -34,8 +34,9 @@ CELLPOST_INLINE I16 select(Mask16 m, I16 yes, I16 no) {
   return {_mm512_mask_mov_epi32(no.v, m.m, yes.v)};
 }
 CELLPOST_INLINE Mask16 lane_outside(I16 v, int32_t low, int32_t high) {
-  return {_mm512_cmpgt_epu32_mask(_mm512_sub_epi32(v.v, _mm512_set1_epi32(low)),
-                                  _mm512_set1_epi32(high - low))};
+  // Two comparisons: in a window one pixel wide `high` is below `low`.
+  return {_kor_mask16(_mm512_cmpgt_epi32_mask(_mm512_set1_epi32(low), v.v),
+                      _mm512_cmpgt_epi32_mask(v.v, _mm512_set1_epi32(high)))};
 }
 
 struct F16 {

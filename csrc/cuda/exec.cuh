@@ -203,7 +203,13 @@ class Exec {
   /// share a multiprocessor; the pixels of all others step together in global memory.
   template <int N, class Real>
   void diffuse(const HeatJob<N, Real>& job) {
-    const int64_t most = on_.shared_bytes();
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, diffuse_in_shared<N, Real>), "asking for a kernel");
+    const int64_t most = on_.shared_bytes() - static_cast<int64_t>(attributes.sharedSizeBytes);
+    // The same value in every call: the setting is the device's, and other threads may launch.
+    check(cudaFuncSetAttribute(diffuse_in_shared<N, Real>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)),
+          "asking for shared memory");
     int64_t below = 0;
     for (const auto& [limit, threads] :
          {std::pair<int64_t, int>{12 << 10, 128}, {24 << 10, 256}, {48 << 10, 256}, {most, 512}}) {
@@ -211,10 +217,6 @@ class Exec {
           0, job.n_ids, TakesShared<N, Real>{job.table, job.ids, below, std::min(limit, most)});
       below = limit;
       if (list.size() == 0) continue;
-      check(cudaFuncSetAttribute(diffuse_in_shared<N, Real>,
-                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(std::min(limit, most))),
-            "shared memory");
       diffuse_in_shared<N, Real>
           <<<blocks(list.size()), threads, static_cast<size_t>(std::min(limit, most)), stream_>>>(
               job, list.data());
