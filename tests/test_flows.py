@@ -222,6 +222,18 @@ def test_targets_are_the_oracles(shape, niter, device):
     np.testing.assert_array_equal(got, ref_flows.masks_to_flows(labels, niter=niter))
 
 
+@pytest.mark.parametrize("shape", [(530, 520), (70, 64, 66)], ids=str)
+@pytest.mark.parametrize("density", [0.9, 0.01])
+def test_targets_of_large_and_of_scattered_objects_are_the_oracles(shape, density, device):
+    # The first and the third object fill a half or the whole of the image, among each other.
+    rng = np.random.default_rng(13)
+    labels = np.where(rng.random(shape) < density, rng.integers(1, 4, shape), 0).astype(np.int32)
+    labels[labels == 2] *= rng.random(np.sum(labels == 2)) < 0.5
+    labels[shape[0] // 2 :][labels[shape[0] // 2 :] == 1] = 3
+    got = device.get(cellpost.masks_to_flows(device.put(labels), niter=25))
+    np.testing.assert_array_equal(got, ref_flows.masks_to_flows(labels, niter=25))
+
+
 @pytest.mark.parametrize(("tile", "grid"), [((6, 6), (16, 16)), ((4, 4, 4), (12, 12, 12))])
 def test_centres_of_scattered_objects_are_the_oracles_where_many_pixels_are_nearest(
     tile, grid, device

@@ -657,7 +657,12 @@ def test_overlay_of_a_volume_and_scaled(tmp_path):
     "image", [np.full((4, 5), np.nan), np.zeros((4, 5)), np.full((4, 5), 1e30)]
 )
 def test_overlay_on_a_flat_image(tmp_path, image):
-    write_overlay(tmp_path / "o.png", image, np.eye(4, 5, dtype=int))
+    cells = np.eye(4, 5, dtype=int)
+    write_overlay(tmp_path / "o.png", image, cells)
+    drawn = np.asarray(Image.open(tmp_path / "o.png"))
+    assert drawn.shape == (4, 5, 3)
+    assert len(np.unique(drawn[cells == 0])) == 1  # one grey
+    assert (drawn[cells > 0] != drawn[0, 1]).any(axis=-1).all()
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,18 @@ def test_parts_that_find_no_id_in_the_dtype_raise():
         cellpost.resolve_fragments(labels, fragments="split")
 
 
+@pytest.mark.parametrize("nested", ["keep", "overwrite"])
+def test_objects_scattered_over_the_image_are_filled_in_batches(nested, device):
+    rng = np.random.default_rng(6)
+    labels = np.where(rng.random((96, 130)) < 0.6, rng.integers(1, 90, (96, 130)), 0)
+    labels[20:60, 30:90] = np.where(rng.random((40, 60)) < 0.93, 40, labels[20:60, 30:90])
+    labels = labels.astype(np.int32)
+    got = device.get(cellpost.fill_holes(device.put(labels), nested=nested))
+    expected = ref.fill_holes(labels, nested=nested)
+    np.testing.assert_array_equal(got, expected)
+    assert (got != labels).any()
+
+
 def test_every_pixel_may_be_an_object_of_its_own():
     labels = np.random.default_rng(0).permutation(300 * 300).reshape(300, 300) + 1
     np.testing.assert_array_equal(cellpost.relabel(labels).ravel(), np.arange(1, 90001))

@@ -19,7 +19,13 @@ from test_flows import simulated
 import cellpost
 from cellpost import _core
 
-LEVELS = ["baseline", "avx2", "avx512"]
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def level(request, restore_settings):
+    """An instruction set that this CPU and build have; skips where they do not."""
+    if request.param not in cellpost.info()["cpu_levels"]:
+        pytest.skip(f"this CPU or build has no {request.param}")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +55,7 @@ def everything(maps):
     holes = np.where(np.random.default_rng(0).random(labels.shape) < 0.2, 0, labels)
     out += [
         cellpost.masks_to_flows(labels),
+        cellpost.masks_to_flows(np.where(labels > 0, labels % 4 + 1, 0), niter=30),  # scattered
         cellpost.flow_error(labels, maps.dP),
         cellpost.remove_bad_flows(labels, maps.dP),
         cellpost.fill_holes(holes),
@@ -73,11 +80,7 @@ def test_any_number_of_threads_gives_the_bytes_of_one(n_threads, fields):
         assert everything(maps) == expected
 
 
-@pytest.mark.usefixtures("restore_settings")
-@pytest.mark.parametrize("level", LEVELS[1:])
 def test_every_instruction_set_gives_the_bytes_of_the_baseline(level, fields):
-    if level not in cellpost.info()["cpu_levels"]:
-        pytest.skip(f"this CPU or build has no {level}")
     for maps in fields:
         _core.set_cpu_level("baseline")
         assert cellpost.info()["cpu_level"] == "baseline"
@@ -87,12 +90,8 @@ def test_every_instruction_set_gives_the_bytes_of_the_baseline(level, fields):
         assert everything(maps) == expected
 
 
-@pytest.mark.usefixtures("restore_settings")
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33])
 def test_rows_of_any_width_give_the_baselines_end_points(level, width):
-    if level not in cellpost.info()["cpu_levels"]:
-        pytest.skip(f"this CPU or build has no {level}")
     rng = np.random.default_rng(width)
     for shape in ((5, width), (4, 3, width)):
         dP = rng.normal(0, 5, (len(shape), *shape)).astype(np.float32)
@@ -106,12 +105,8 @@ def test_rows_of_any_width_give_the_baselines_end_points(level, width):
             assert got.tobytes() == expected.tobytes()
 
 
-@pytest.mark.usefixtures("restore_settings")
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("sampling", ["cellpose", "centered"])
 def test_orbits_of_thousands_of_steps_give_the_baselines_end_points(level, sampling):
-    if level not in cellpost.info()["cpu_levels"]:
-        pytest.skip(f"this CPU or build has no {level}")
     y, x = np.mgrid[:48, :56].astype(np.float32)
     towards = np.stack([24 - y, 28 - x]) / 5
     for pull in (0.0, 0.02, 0.3):  # orbits that widen, that hardly do, and that fall in
@@ -126,13 +121,9 @@ def test_orbits_of_thousands_of_steps_give_the_baselines_end_points(level, sampl
             assert got.tobytes() == expected.tobytes()
 
 
-@pytest.mark.usefixtures("restore_settings")
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", [(1, 40), (40, 1), (2, 2), (1, 1)], ids=str)
 @pytest.mark.parametrize("size", [1, 8, 100])
 def test_points_that_leave_a_narrow_window_say_so(level, shape, size):
-    if level not in cellpost.info()["cpu_levels"]:
-        pytest.skip(f"this CPU or build has no {level}")
     dP = (size * np.random.default_rng(3).normal(size=(2, *shape))).astype(np.float32)
     mask = np.ones(shape, bool)
     found = []

@@ -158,10 +158,10 @@ def load_picture(path: Path, expected: str, *, palette_as_indices: bool = False)
     with _reading(path, expected), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            other = picture.mode in {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
-            if palette_as_indices and picture.mode == "P":
-                other = False
-            return native(np.asarray(picture.convert("RGB") if other else picture))
+            to_rgb = {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV"} - (
+                {"P"} if palette_as_indices else set()
+            )
+            return native(np.asarray(picture.convert("RGB") if picture.mode in to_rgb else picture))
 
 
 def picture_text(path: Path, expected: str, key: str) -> str:

@@ -60,7 +60,7 @@ def read_image(path: PathLike) -> Array:
     FileFormatError
         If there is no such picture in the file.
     """
-    return _read(Path(path), _PICTURE)
+    return _read(Path(path), _PICTURE)[0]
 
 
 def read_labels(path: PathLike) -> Array:
@@ -82,49 +82,37 @@ def read_labels(path: PathLike) -> Array:
         If the file holds no such array: a colour picture, fractions, negative ids.
     """
     path = Path(path)
-    if file_kind(path, _LABELS) not in ("tiff", "npy"):
-        labels = load_picture(path, _LABELS, palette_as_indices=True)
-        is_colour = labels.ndim > 2
-    else:
-        labels = _read(path, _LABELS)
-        is_colour = _has_channels(path)
-    if is_colour or labels.dtype.kind not in "iu" or labels.ndim not in (2, 3):
+    labels, has_channels = _read(path, _LABELS, palette_as_indices=True)
+    if has_channels or labels.dtype.kind not in "iu" or labels.ndim not in (2, 3):
         raise FileFormatError(path, _LABELS, describe(labels))
     if labels.size and labels.min() < 0:
         raise FileFormatError(path, _LABELS, f"negative ids, down to {labels.min()}")
     return labels
 
 
-def _has_channels(path: Path) -> bool:
-    if file_kind(path, _LABELS) != "tiff":
-        return False
-    return not {"C", "S"}.isdisjoint(load_tiff(path, _LABELS)[1])
-
-
-def _read(path: Path, expected: str) -> Array:
+def _read(path: Path, expected: str, *, palette_as_indices: bool = False) -> tuple[Array, bool]:
+    """The array with its channels last, and whether the file says that it has any."""
     kind = file_kind(path, expected)
     if kind == "tiff":
-        return _channel_last(path, *load_tiff(path, expected), expected)
-    content = load_npy(path, expected) if kind == "npy" else load_picture(path, expected)
-    if isinstance(content, dict):
-        raise FileFormatError(path, expected, "a pickled dict (Cellpose's _seg.npy?)")
-    return _checked(path, content, "", expected)
-
-
-def _channel_last(path: Path, array: Array, axes: str, expected: str) -> Array:
+        array, axes = load_tiff(path, expected)
+    elif kind == "npy":
+        content = load_npy(path, expected)
+        if isinstance(content, dict):
+            raise FileFormatError(path, expected, "a pickled dict (Cellpose's _seg.npy?)")
+        array, axes = content, ""
+    else:
+        array = load_picture(path, expected, palette_as_indices=palette_as_indices)
+        axes = "YXS"[: array.ndim]
     channels = [i for i, letter in enumerate(axes) if letter in "CS"]
-    space = [i for i in range(array.ndim) if i not in channels]
-    depth = [i for i in space if axes[i] not in "YX"]
-    if len(channels) > 1 or "Y" not in axes or "X" not in axes:
-        raise FileFormatError(path, expected, describe(array, axes))
-    order = [*depth, axes.index("Y"), axes.index("X"), *channels]
-    return _checked(path, array.transpose(order), axes, expected)
-
-
-def _checked(path: Path, array: Array, axes: str, expected: str) -> Array:
+    if axes:
+        space = [i for i in range(array.ndim) if i not in channels]
+        depth = [i for i in space if axes[i] not in "YX"]
+        if len(channels) > 1 or "Y" not in axes or "X" not in axes:
+            raise FileFormatError(path, expected, describe(array, axes))
+        array = array.transpose([*depth, axes.index("Y"), axes.index("X"), *channels])
     if array.ndim not in (2, 3, 4) or array.dtype.kind not in "buif":
         raise FileFormatError(path, expected, describe(array, axes))
-    return array
+    return array, bool(channels)
 
 
 def write_labels(

@@ -88,21 +88,6 @@ struct FindCentre {
   }
 };
 
-CELLPOST_FN float fused(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#else
-  return std::fma(a, b, c);
-#endif
-}
-CELLPOST_FN double fused(double a, double b, double c) {
-#if defined(__CUDA_ARCH__)
-  return __fma_rn(a, b, c);
-#else
-  return std::fma(a, b, c);
-#endif
-}
-
 /// v / D for D = 7 or 9, rounded correctly, without a division: the remainder of a first guess is
 /// exact, and corrects it (Markstein, IBM J. Res. Dev. 34, 1990).
 template <int D, class Real>
@@ -121,30 +106,37 @@ CELLPOST_FN Real divided_by(Real v) {
 #endif
 }
 
-/// Mean over a pixel and its neighbours, summed in the fixed order; `p` points into a padded heat
-/// buffer.
+/// Mean over a pixel and its neighbours, summed in the fixed order. The pointers are to the pixel,
+/// and to those above and below (y), in front and behind (z; not read in 2D).
 template <int N, class Real>
-CELLPOST_FN Real heat_mean(const Real* p, int64_t row, int64_t plane) {
-  Real s = p[0];
+CELLPOST_FN Real heat_mean(const Real* here, const Real* above, const Real* below,
+                           const Real* front, const Real* behind) {
+  Real s = here[0];
   if constexpr (N == 2) {
-    s += p[-row];
-    s += p[row];
-    s += p[-1];
-    s += p[1];
-    s += p[-row - 1];
-    s += p[-row + 1];
-    s += p[row - 1];
-    s += p[row + 1];
+    s += above[0];
+    s += below[0];
+    s += here[-1];
+    s += here[1];
+    s += above[-1];
+    s += above[1];
+    s += below[-1];
+    s += below[1];
     return divided_by<9>(s);
   } else {
-    s += p[plane];
-    s += p[-plane];
-    s += p[row];
-    s += p[-row];
-    s += p[1];
-    s += p[-1];
+    s += behind[0];
+    s += front[0];
+    s += below[0];
+    s += above[0];
+    s += here[1];
+    s += here[-1];
     return divided_by<7>(s);
   }
+}
+
+/// The same where rows and planes follow at fixed distances.
+template <int N, class Real>
+CELLPOST_FN Real heat_mean(const Real* p, int64_t row, int64_t plane) {
+  return heat_mean<N>(p, p - row, p + row, p - plane, p + plane);
 }
 
 /// Heat of the objects after diffusion, defined at pixels of kept objects only.

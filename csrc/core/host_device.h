@@ -1,6 +1,7 @@
 // Marks for code that both g++ and nvcc compile.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #if defined(__CUDACC__)
@@ -22,6 +23,13 @@
 #endif
 
 namespace cellpost {
+
+/// a * b + c, rounded once; fma is never left to the compiler's contraction.
+template <class Real>
+CELLPOST_FN Real fused(Real a, Real b, Real c) {
+  return std::fma(a, b, c);
+}
+
 using std::int32_t;
 using std::int64_t;
 using std::uint16_t;

@@ -13,10 +13,12 @@
 // and the stages that each device has its own kernel for (see pipeline/flows.h).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
-#include "core/labels.h"
+#include "core/labels_components.h"
+#include "core/labels_holes.h"
 
 namespace cellpost {
 
@@ -141,28 +143,36 @@ class Objects {
     const Holes holes{labels_, shape_, table_};
     int64_t n_overwritten = 0;
     {
-      auto box = exec_.template alloc<int64_t>(ids.size());
-      exec_.for_each(ids.size(), GatherBoxPixels{table_, ids.data(), box.data()});
+      const int64_t n = ids.size();
+      auto at = exec_.template alloc<int64_t>(n);
+      exec_.for_each(n, GatherBoxPixels{table_, ids.data(), at.data()});
       auto by_box = kept();
-      exec_.sort_by(box, by_box);
-      auto at = std::move(box);
-      exec_.for_each(ids.size(), GatherHoleScratch{table_, by_box.data(), at.data()});
-      auto scratch = exec_.template alloc<uint64_t>(exec_.scan(at.data(), ids.size()));
-      exec_.for_each_object(
-          ids.size(), FindHoles{holes, by_box.data(), at.data(), scratch.data(), has_hole.data()});
-      auto with_hole = exec_.template select<int32_t>(1, table_.n + 1, IsSet{has_hole.data()});
-      if (with_hole.size() == 0) return {0, 0};
+      exec_.sort_by(at, by_box);
+      at = exec_.template alloc<int64_t>(n + 1);
+      exec_.for_each(n, GatherHoleScratch{table_, by_box.data(), at.data()});
+      exec_.fill(at.data() + n, 1, int64_t{0});
+      // Scratch of all objects at once would grow with objects times image where their boxes
+      // overlap: they go in batches.
+      const int64_t all = exec_.scan(at.data(), n + 1);
+      const int64_t words = std::min(all, std::max(shape_.pixels() / 16, largest_scratch(ids)));
+      auto scratch = exec_.template alloc<uint64_t>(words);
+      for (int64_t first = 0, end; first < n; first = end) {
+        end = all == words ? n : batch_end(at.data(), first, n, words);
+        const HoleBatch batch{by_box.data(), at.data(), scratch.data(), first};
+        exec_.for_each_object(end - first, FindHoles{holes, batch, has_hole.data()});
+        if (nested == Nested::keep) {
+          exec_.for_each_object(end - first, ClaimHoles{holes, batch, has_hole.data(), n});
+        }
+      }
+      if (exec_.template select<int32_t>(1, table_.n + 1, IsSet{has_hole.data()}).size() == 0) {
+        return {0, 0};
+      }
       if (nested == Nested::keep) {
-        exec_.for_each_object(ids.size(), ClaimHoles{holes, by_box.data(), has_hole.data(),
-                                                     ids.size(), at.data(), scratch.data()});
-        exec_.for_each(shape_.pixels(), SettleClaims{by_box.data(), ids.size(), labels_});
+        exec_.for_each(shape_.pixels(), SettleClaims{by_box.data(), n, labels_});
       }
     }
     if (nested == Nested::overwrite) {
-      auto most = exec_.template alloc<int64_t>(1);
-      exec_.fill(most.data(), 1, int64_t{0});
-      exec_.for_each(ids.size(), LargestHoleScratch{table_, ids.data(), most.data()});
-      auto scratch = exec_.template alloc<uint64_t>(exec_.read(most.data()));
+      auto scratch = exec_.template alloc<uint64_t>(largest_scratch(ids));
       auto counter = exec_.template alloc<int64_t>(1);
       exec_.fill(counter.data(), 1, int64_t{0});
       exec_.for_each(1, OverwriteHoles{holes, ids.data(), ids.size(), has_hole.data(),
@@ -221,6 +231,28 @@ class Objects {
   }
 
  private:
+  int64_t largest_scratch(typename Exec::template Buffer<int32_t>& ids) {
+    auto most = exec_.template alloc<int64_t>(1);
+    exec_.fill(most.data(), 1, int64_t{0});
+    exec_.for_each(ids.size(), LargestHoleScratch{table_, ids.data(), most.data()});
+    return exec_.read(most.data());
+  }
+
+  /// End of the longest batch from `first` on whose scratch is no more than `words`.
+  int64_t batch_end(const int64_t* at, int64_t first, int64_t n, int64_t words) {
+    const int64_t begin = exec_.read(at + first);
+    int64_t low = first + 1, high = n;
+    while (low < high) {
+      const int64_t middle = (low + high + 1) / 2;
+      if (exec_.read(at + middle) - begin <= words) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return low;
+  }
+
   void apply() { exec_.for_each(shape_.pixels(), ApplyMap{map(), labels_}); }
 
   void resize(int64_t n) {
