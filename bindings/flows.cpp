@@ -6,6 +6,7 @@
 #include "arrays.h"
 
 #include "register.h"
+#include "results.h"
 
 namespace py = pybind11;
 
@@ -35,11 +36,8 @@ void register_flows(py::module_& m) {
         options.nested = nested;
         options.fragments = fragments;
         options.sampling = sampling;
-        FlowReport r;
-        {
-          const py::gil_scoped_release release;
-          r = api::follow_flows(flow.get(), cell.get(), options, out.get());
-        }
+        const FlowReport r = without_gil(
+            [&] { return api::follow_flows(flow.get(), cell.get(), options, out.get()); });
         py::dict report;
         report["n_foreground"] = r.n_foreground;
         report["n_seeds"] = r.n_seeds;
@@ -64,8 +62,7 @@ void register_flows(py::module_& m) {
       "count_foreground",
       [](py::handle mask, intptr_t stream) {
         const HeldArray inside(mask, "mask", stream);
-        const py::gil_scoped_release release;
-        return api::count_foreground(inside.get());
+        return without_gil([&] { return api::count_foreground(inside.get()); });
       },
       py::arg("mask"), py::arg("stream"));
 
@@ -76,9 +73,10 @@ void register_flows(py::module_& m) {
          const std::vector<int64_t>& global_shape) {
         const HeldArray flow(dP, "dP", stream), inside(mask, "mask", stream),
             out(endpoints, "endpoints", stream);
-        const py::gil_scoped_release release;
-        api::flow_endpoints(flow.get(), inside.get(), niter, sampling, offset, global_shape,
-                            out.get());
+        return without_gil([&] {
+          return api::flow_endpoints(flow.get(), inside.get(), niter, sampling, offset,
+                                     global_shape, out.get());
+        });
       },
       py::arg("dP"), py::arg("mask"), py::arg("endpoints"), py::arg("stream"), py::kw_only(),
       py::arg("niter"), py::arg("sampling"), py::arg("offset") = std::vector<int64_t>{},
@@ -90,8 +88,9 @@ void register_flows(py::module_& m) {
          double max_size_fraction) {
         const HeldArray points(endpoints, "endpoints", stream), inside(mask, "mask", stream),
             out(labels, "labels", stream);
-        const py::gil_scoped_release release;
-        return api::endpoints_to_labels(points.get(), inside.get(), max_size_fraction, out.get());
+        return without_gil([&] {
+          return api::endpoints_to_labels(points.get(), inside.get(), max_size_fraction, out.get());
+        });
       },
       py::arg("endpoints"), py::arg("mask"), py::arg("labels"), py::arg("stream"), py::kw_only(),
       py::arg("max_size_fraction"));
@@ -100,8 +99,7 @@ void register_flows(py::module_& m) {
       "masks_to_flows",
       [](py::handle labels, py::handle flows, intptr_t stream, int64_t niter) {
         const HeldArray in(labels, "labels", stream), out(flows, "flows", stream);
-        const py::gil_scoped_release release;
-        api::masks_to_flows(in.get(), niter, out.get());
+        return without_gil([&] { return api::masks_to_flows(in.get(), niter, out.get()); });
       },
       py::arg("labels"), py::arg("flows"), py::arg("stream"), py::kw_only(), py::arg("niter"));
 
@@ -110,8 +108,7 @@ void register_flows(py::module_& m) {
       [](py::handle labels, py::handle dP, py::handle errors, intptr_t stream) {
         const HeldArray in(labels, "labels", stream), flow(dP, "dP", stream),
             out(errors, "errors", stream);
-        const py::gil_scoped_release release;
-        api::flow_error(in.get(), flow.get(), out.get());
+        return without_gil([&] { return api::flow_error(in.get(), flow.get(), out.get()); });
       },
       py::arg("labels"), py::arg("dP"), py::arg("errors"), py::arg("stream"));
 
@@ -119,8 +116,8 @@ void register_flows(py::module_& m) {
       "remove_bad_flows",
       [](py::handle labels, py::handle dP, intptr_t stream, double flow_threshold) {
         const HeldArray in(labels, "labels", stream), flow(dP, "dP", stream);
-        const py::gil_scoped_release release;
-        return api::remove_bad_flows(in.get(), flow.get(), flow_threshold);
+        return to_python(without_gil(
+            [&] { return api::remove_bad_flows(in.get(), flow.get(), flow_threshold); }));
       },
       py::arg("labels"), py::arg("dP"), py::arg("stream"), py::kw_only(),
       py::arg("flow_threshold"));

@@ -4,6 +4,7 @@
 #include "arrays.h"
 
 #include "register.h"
+#include "results.h"
 
 namespace py = pybind11;
 
@@ -17,8 +18,7 @@ void define(py::module_& m, const char* name, const char* argument, Function fun
       name,
       [function](py::handle labels, intptr_t stream, Value value) {
         const HeldArray held(labels, "labels", stream);
-        const py::gil_scoped_release release;
-        return function(held.get(), value);
+        return to_python(without_gil([&] { return function(held.get(), value); }));
       },
       py::arg("labels"), py::arg("stream"), py::kw_only(), py::arg(argument));
 }
@@ -29,8 +29,7 @@ void define(py::module_& m, const char* name, Function function) {
       name,
       [function](py::handle labels, intptr_t stream) {
         const HeldArray held(labels, "labels", stream);
-        const py::gil_scoped_release release;
-        return function(held.get());
+        return to_python(without_gil([&] { return function(held.get()); }));
       },
       py::arg("labels"), py::arg("stream"));
 }
@@ -47,15 +46,6 @@ void register_labels(py::module_& m) {
       .value("largest", Fragments::largest)
       .value("split", Fragments::split)
       .finalize();
-  py::class_<FilterReport>(m, "FilterReport", "What a filter of labels did.")
-      .def_readonly("n_before", &FilterReport::n_before)
-      .def_readonly("n_removed", &FilterReport::n_removed)
-      .def_readonly("n_pixels", &FilterReport::n_pixels)
-      .def("__repr__", [](const FilterReport& r) {
-        return "FilterReport(n_before=" + std::to_string(r.n_before) +
-               ", n_removed=" + std::to_string(r.n_removed) +
-               ", n_pixels=" + std::to_string(r.n_pixels) + ")";
-      });
   define(m, "largest_label", api::largest_label);
   define(m, "count_labels", api::count_labels);
   define(m, "relabel", api::relabel);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from typing import Any
 
 from cellpost import _core
@@ -39,6 +41,8 @@ def set_num_threads(n: int) -> None:
 
     Raises
     ------
+    TypeError
+        If `n` is no integer.
     ValueError
         If `n` is out of range.
 
@@ -57,3 +61,20 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """How many CPU threads a call may use."""
     return _core.get_num_threads()
+
+
+def _take_threads_from_environment() -> None:
+    text = os.environ.get("CELLPOST_NUM_THREADS", "")
+    try:
+        if text:
+            _core.set_num_threads(int(text))
+    except (TypeError, ValueError):
+        warnings.warn(
+            f"CELLPOST_NUM_THREADS: expected an integer from 1 to 1024; got {text!r}, which is "
+            "ignored",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+_take_threads_from_environment()

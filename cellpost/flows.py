@@ -224,9 +224,9 @@ def flow_endpoints(
     Raises
     ------
     TypeError
-        If an input is no array, or the two are of different libraries.
+        If an input is no array, has no fitting dtype, or the two are of different libraries.
     ValueError
-        If dtypes, shapes or devices do not fit, `niter` is negative, or `sampling` is unknown.
+        If shapes or devices do not fit, `niter` is negative, or `sampling` is unknown.
 
     Notes
     -----
@@ -282,9 +282,9 @@ def endpoints_to_labels(
     Raises
     ------
     TypeError
-        If an input is no array, or the two are of different libraries.
+        If an input is no array, has no fitting dtype, or the two are of different libraries.
     ValueError
-        If dtypes, shapes or devices do not fit, or the fraction is negative or NaN.
+        If shapes or devices do not fit, or the fraction is negative or NaN.
     OverflowError
         If `out_dtype` cannot hold the number of cells.
 
@@ -342,8 +342,9 @@ def masks_to_flows(labels: Array, *, niter: int | None = None) -> Array:
 
     Notes
     -----
-    The cost is the sum of the bounding boxes times the steps, which grow with the largest box: an
-    id whose pixels are scattered over the image costs the image. Calls cannot be interrupted.
+    The cost is the objects' pixels times the steps, which grow with the largest bounding box: an
+    id whose pixels are scattered over the image makes all others step as often. Calls cannot be
+    interrupted.
 
     Equal to Cellpose 4's ``masks_to_flows_gpu`` rounded to float32. The centre is the mean pixel
     rounded half to even, or the mask pixel nearest to it, of equal ones the first in raster

@@ -173,6 +173,13 @@ def test_the_environment_sets_the_threads_at_import():
     assert int(free.stdout) == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize("text", ["many", "0", "2000", "2.5"])
+def test_a_number_of_threads_in_the_environment_that_is_none_is_told_and_ignored(text):
+    run = import_with(CELLPOST_NUM_THREADS=text)
+    assert int(run.stdout) == len(os.sched_getaffinity(0))
+    assert f"CELLPOST_NUM_THREADS: expected an integer from 1 to 1024; got {text!r}" in run.stderr
+
+
 def test_a_call_from_many_python_threads_at_once_gives_each_its_answer():
     fields = [simulated((60 + 7 * i, 90), noise=1.0, seed=i) for i in range(6)]
     expected = [everything(maps) for maps in fields]

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -24,14 +23,8 @@ int available_cpus() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-int threads_at_start() {
-  const char* text = std::getenv("CELLPOST_NUM_THREADS");
-  const int asked = text ? std::atoi(text) : 0;
-  return std::min(asked > 0 ? asked : available_cpus(), kMostThreads);
-}
-
 std::atomic<int>& setting() {
-  static std::atomic<int> n{threads_at_start()};
+  static std::atomic<int> n{std::min(available_cpus(), kMostThreads)};
   return n;
 }
 

@@ -6,8 +6,8 @@
 
 namespace cellpost::cpu {
 
-/// Threads that a call may use, from 1 to 1024. Starts as the environment's CELLPOST_NUM_THREADS,
-/// else the number of CPUs this process may run on.
+/// Threads that a call may use, from 1 to 1024. Starts as the number of CPUs that this process may
+/// run on.
 int num_threads();
 void set_num_threads(int n);
 
