@@ -9,7 +9,8 @@
 #include "check.h"
 #include "core/flows_diffusion.h"
 #include "core/flows_trace.h"
-#include "core/labels.h"
+#include "core/labels_components.h"
+#include "core/labels_holes.h"
 
 using namespace cellpost;
 using cellpost::testing::Random;

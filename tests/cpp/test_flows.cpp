@@ -314,6 +314,24 @@ TEST(flows, targets_and_errors_are_the_same_everywhere) {
   }
 }
 
+/// Objects of random pixels all over the image touch each other's rows: they diffuse in place.
+TEST(flows, scattered_objects_do_not_disturb_each_other) {
+  for (const std::vector<int64_t>& shape : {std::vector<int64_t>{61, 83}, {9, 31, 30}}) {
+    Random random(11);
+    Owned<int32_t> labels(shape);
+    for (int32_t& id : labels) id = static_cast<int32_t>(random.integer(40));
+    std::optional<Owned<float>> together;
+    everywhere([&] {
+      std::vector<int64_t> flow_shape = shape;
+      flow_shape.insert(flow_shape.begin(), static_cast<int64_t>(shape.size()));
+      Owned<float> flow(flow_shape);
+      api::masks_to_flows(view("labels", labels), 20, view("flows", flow));
+      if (!together) together.emplace(flow.copy());
+      CHECK(flow == *together);
+    });
+  }
+}
+
 TEST(flows, bad_arguments_are_named) {
   Maps maps = cells({8, 9}, 1, 0, 1);
   Owned<int32_t> labels({8, 9});
