@@ -15,4 +15,5 @@ PYBIND11_MODULE(_core, m) {
   cellpost::bindings::register_runtime(m);
   cellpost::bindings::register_labels(m);
   cellpost::bindings::register_flows(m);
+  cellpost::bindings::register_watershed(m);
 }

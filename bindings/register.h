@@ -7,6 +7,7 @@ namespace cellpost::bindings {
 
 void register_flows(pybind11::module_& m);
 void register_labels(pybind11::module_& m);
+void register_watershed(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 
 }  // namespace cellpost::bindings

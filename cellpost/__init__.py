@@ -13,10 +13,22 @@ from cellpost.flows import (
 from cellpost.labels import (
     FilterReport,
     fill_holes,
+    label,
     relabel,
     remove_large,
     remove_small,
     resolve_fragments,
+)
+from cellpost.watershed import (
+    HoverRanges,
+    HoverReport,
+    binary_fill_holes,
+    binary_opening,
+    hover_gradients,
+    hover_ranges,
+    hover_watershed,
+    watershed,
+    watershed_markers,
 )
 
 __version__ = info()["version"]
@@ -24,13 +36,21 @@ __version__ = info()["version"]
 __all__ = [
     "FilterReport",
     "FlowReport",
+    "HoverRanges",
+    "HoverReport",
+    "binary_fill_holes",
+    "binary_opening",
     "endpoints_to_labels",
     "fill_holes",
     "flow_endpoints",
     "flow_error",
     "follow_flows",
     "get_num_threads",
+    "hover_gradients",
+    "hover_ranges",
+    "hover_watershed",
     "info",
+    "label",
     "masks_to_flows",
     "relabel",
     "remove_bad_flows",
@@ -38,4 +58,6 @@ __all__ = [
     "remove_small",
     "resolve_fragments",
     "set_num_threads",
+    "watershed",
+    "watershed_markers",
 ]

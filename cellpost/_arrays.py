@@ -102,6 +102,21 @@ class Arrays:
         first = self._arrays[self._first]
         return self.xp.empty(shape, dtype=getattr(self.xp, dtype), device=device(first))
 
+    def ones_bool(self) -> Array:
+        """One True, to be broadcast."""
+        first = self._arrays[self._first]
+        return self.xp.ones((1,), dtype=self.xp.bool, device=device(first))
+
+    def bool_mask(self, name: str) -> Array:
+        """A mask as the kernels take it: an integer one is foreground where it is not 0."""
+        mask = self[name]
+        dtype = dtype_name(mask)
+        if dtype == "bool":
+            return mask
+        if dtype not in _INTEGER_DTYPES:
+            raise TypeError(f"{name}: expected a bool or integer dtype; got {dtype}")
+        return mask != 0
+
     def int32_labels(self, name: str, *, to_write: bool) -> tuple[Array, Array | None]:
         """Labels as a contiguous int32 array, and the ids behind them if these were replaced.
 

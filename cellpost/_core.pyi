@@ -1,6 +1,8 @@
 import enum
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+_Bounds: TypeAlias = Sequence[Sequence[float]]
 
 class Sampling(enum.IntEnum):
     cellpose = 0
@@ -62,3 +64,59 @@ def remove_small(labels: object, stream: int, *, min_size: int) -> dict[str, int
 def remove_large(labels: object, stream: int, *, max_size_fraction: float) -> dict[str, int]: ...
 def fill_holes(labels: object, stream: int, *, nested: Nested) -> dict[str, int]: ...
 def resolve_fragments(labels: object, stream: int, *, fragments: Fragments) -> dict[str, int]: ...
+
+class HoverStyle(enum.IntEnum):
+    hovernet = 0
+    monai = 1
+
+class Activation(enum.IntEnum):
+    none = 0
+    sigmoid = 1
+    softmax = 2
+
+class FootprintShape(enum.IntEnum):
+    ellipse = 0
+    disk = 1
+
+class HoverParameters:
+    def __init__(
+        self,
+        *,
+        style: HoverStyle,
+        activation: Activation,
+        threshold: float | None,
+        border_threshold: float,
+        ksize: int,
+        radius: int,
+        footprint: FootprintShape,
+        min_size: int,
+        sigma: float,
+        connectivity: int,
+        value_range: _Bounds | None,
+        gradient_range: _Bounds | None,
+    ) -> None: ...
+
+def label(mask: object, labels: object, stream: int, *, connectivity: int) -> int: ...
+def binary_fill_holes(mask: object, filled: object, stream: int, *, connectivity: int) -> None: ...
+def binary_opening(
+    mask: object, opened: object, stream: int, *, radius: int, footprint: FootprintShape
+) -> None: ...
+def watershed(
+    energy: object, mask: object, labels: object, stream: int, *, connectivity: int
+) -> int: ...
+def hover_ranges(
+    hv: object, stream: int, parameters: HoverParameters
+) -> tuple[list[list[float]], list[list[float]]]: ...
+def hover_gradients(hv: object, out: object, stream: int, parameters: HoverParameters) -> None: ...
+def hover_watershed(
+    prob: object, hv: object, labels: object, stream: int, parameters: HoverParameters
+) -> dict[str, int]: ...
+def watershed_markers(
+    prob: object,
+    hv: object,
+    markers: object,
+    energy: object,
+    mask: object,
+    stream: int,
+    parameters: HoverParameters,
+) -> dict[str, int]: ...

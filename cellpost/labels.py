@@ -17,6 +17,7 @@ from cellpost._arrays import Array, Arrays
 __all__ = [
     "FilterReport",
     "fill_holes",
+    "label",
     "relabel",
     "remove_large",
     "remove_small",
@@ -80,6 +81,55 @@ def filter_labels(arrays: Arrays, return_report: bool, kernel: Any, **options: A
     report = FilterReport(**kernel(copy, arrays.stream, **options))
     labels = arrays.labels_as("labels", copy, ids)
     return (labels, report) if return_report else labels
+
+
+def label(mask: Array, *, connectivity: int = 1, out_dtype: Any = None) -> Array:
+    """Number the connected components of a mask.
+
+    Parameters
+    ----------
+    mask : array, (H, W) or (D, H, W), bool or any integer dtype
+        Not 0 is foreground.
+    connectivity : int
+        1: pixels touch over edges (faces); up to the number of axes: over corners, too.
+    out_dtype : dtype, optional
+        Integer dtype of the result; int32 if not given.
+
+    Returns
+    -------
+    array
+        Labels 1..N in raster order of the components' first pixels, 0 is background; of the kind
+        and on the device of `mask`.
+
+    Raises
+    ------
+    TypeError
+        If `mask` is no array, or neither bool nor integer, or `out_dtype` is no integer dtype.
+    ValueError
+        If `mask` has another number of axes, or `connectivity` is out of range.
+    OverflowError
+        If `out_dtype` cannot hold N.
+
+    Notes
+    -----
+    Equal to ``scipy.ndimage.label``, ids included. Runs of foreground pixels are united by
+    union-find (20 bytes each): time linear in the pixels, on all threads. CUDA runs the same
+    operations.
+
+    Examples
+    --------
+    >>> import numpy as np, cellpost
+    >>> cellpost.label(np.array([[1, 0], [0, 1]])).tolist()
+    [[1, 0], [0, 2]]
+    >>> cellpost.label(np.array([[1, 0], [0, 1]]), connectivity=2).tolist()
+    [[1, 0], [0, 1]]
+    """
+    arrays = Arrays(mask=mask)
+    inside = arrays.bool_mask("mask")
+    labels = arrays.empty(tuple(inside.shape), "int32")
+    near = integer("connectivity", connectivity)
+    n_labels = _core.label(inside, labels, arrays.stream, connectivity=near)
+    return arrays.labels_result(labels, n_labels, out_dtype)
 
 
 def fill_holes(

@@ -94,3 +94,45 @@ def blobs(shape, n, *, seed=0, radius=(2.5, 6.0)):
         distance = sum(((g - a) / r) ** 2 for g, a, r in zip(grid, at, radii, strict=True))
         labels[distance <= 1] = i
     return labels
+
+
+# ---- HoVer maps ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HoverMaps:
+    """Simulated outputs of a HoVer network and the labels they come from."""
+
+    prob: np.ndarray
+    hv: np.ndarray
+    labels: np.ndarray
+
+
+def hover_from_labels(labels, *, noise=0.0, seed=0):
+    """A pixel's place in its cell along x and y, -1 to 1, and the probability of being in one.
+
+    Both with Gaussian noise of that standard deviation (on the logit of the probability ten times
+    as much); outside of cells the maps are noise around 0.
+    """
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    flat = labels.ravel()
+    n = int(flat.max()) + 1
+    hv = np.zeros((2, *labels.shape), np.float32)
+    size = np.maximum(np.bincount(flat, minlength=n), 1)
+    for out, at in zip(hv, (1, 0), strict=True):
+        place = np.broadcast_to(
+            np.arange(labels.shape[at], dtype=np.float64).reshape((-1, 1) if at == 0 else (1, -1)),
+            labels.shape,
+        ).ravel()
+        offset = place - (np.bincount(flat, place, minlength=n) / size)[flat]
+        low, high = np.full(n, -1e-9), np.full(n, 1e-9)
+        np.minimum.at(low, flat, offset)
+        np.maximum.at(high, flat, offset)
+        scaled = np.where(offset < 0, -offset / low[flat], offset / high[flat])
+        out[...] = np.where(flat > 0, scaled, 0).reshape(labels.shape)
+    logit = np.where(labels > 0, np.float32(5), np.float32(-5))
+    if noise:
+        hv += np.float32(noise) * rng.standard_normal(hv.shape, np.float32)
+        logit += np.float32(10 * noise) * rng.standard_normal(labels.shape, np.float32)
+    return HoverMaps(1 / (1 + np.exp(-logit)), hv, labels)

@@ -29,12 +29,12 @@ struct Strides {
   }
 };
 
+}  // namespace
+
 FloatView float_view(const Array& a, bool has_channels) {
   const Strides s(a, has_channels);
   return {a.data, float_dtype(a), {s.of[0], s.of[1], s.of[2], s.of[3]}};
 }
-
-}  // namespace
 
 void reject_dtype(const std::string& argument, const std::string& expected,
                   const std::string& got) {
@@ -76,6 +76,14 @@ FloatView flow_view(const Array& dP, const Shape& shape) {
   return float_view(dP, true);
 }
 
+std::array<int64_t, 3> plane_strides(const Array& a, const Shape& shape) {
+  if (a.shape != extents(shape)) {
+    reject(a.name, "shape " + text(extents(shape)), "shape " + text(a.shape));
+  }
+  const Strides s(a, false);
+  return {s.of[1], s.of[2], s.of[3]};
+}
+
 FloatView map_view(const Array& map, const Shape& shape) {
   if (map.shape != extents(shape)) {
     reject(map.name, "shape " + text(extents(shape)), "shape " + text(map.shape));
@@ -85,11 +93,8 @@ FloatView map_view(const Array& map, const Shape& shape) {
 
 MaskView mask_view(const Array& mask, const Shape& shape) {
   if (mask.dtype != "bool") reject_dtype(mask.name, "bool", mask.dtype);
-  if (mask.shape != extents(shape)) {
-    reject(mask.name, "shape " + text(extents(shape)), "shape " + text(mask.shape));
-  }
-  const Strides s(mask, false);
-  return {static_cast<const uint8_t*>(mask.data), {s.of[1], s.of[2], s.of[3]}};
+  const auto strides = plane_strides(mask, shape);
+  return {static_cast<const uint8_t*>(mask.data), {strides[0], strides[1], strides[2]}};
 }
 
 FloatView points_view(const Array& points, const Shape& shape, int64_t n) {

@@ -2,6 +2,7 @@
 // expected and what came.
 #pragma once
 
+#include <array>
 #include <stdexcept>
 
 #include "api/array.h"
@@ -30,6 +31,10 @@ FloatView flow_view(const Array& dP, const Shape& shape);
 /// Float map, or bool mask, of exactly `shape`.
 FloatView map_view(const Array& map, const Shape& shape);
 MaskView mask_view(const Array& mask, const Shape& shape);
+/// Map of any shape, its leading axis channels or not.
+FloatView float_view(const Array& a, bool has_channels);
+/// Strides of (z, y, x), 0 for an axis that is not there, of an array of exactly `shape`.
+std::array<int64_t, 3> plane_strides(const Array& a, const Shape& shape);
 /// End points (ndim, n).
 FloatView points_view(const Array& points, const Shape& shape, int64_t n);
 

@@ -1,7 +1,7 @@
 #include "api/runtime.h"
 
 #include "api/check.h"
-#include "cpu/flows_kernels.h"
+#include "cpu/kernels.h"
 #include "cpu/parallel_for.h"
 
 namespace cellpost::api {

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/flows_kernels.h"
+#include "cpu/kernels.h"
 #include "cpu/parallel_for.h"
 #include "pipeline/flows.h"
 
@@ -157,7 +157,7 @@ class Exec {
     const Shape& part = output.window.shape;
     const int64_t n_down = (part.rows() + kBlockRows - 1) / kBlockRows;
     const int64_t n_across = (part.x + kBlockColumns - 1) / kBlockColumns;
-    const auto run = kernels().trace[N - 2][static_cast<int>(S)];
+    const auto run = kernels().flows.trace[N - 2][static_cast<int>(S)];
     int64_t n_points = 0;
     parallel_for(n_down * n_across, 1, [&](int64_t begin, int64_t) {
       const int64_t row = begin / n_across * kBlockRows, col = begin % n_across * kBlockColumns;
@@ -171,14 +171,74 @@ class Exec {
   template <int N, class Real>
   void diffuse(const HeatJob<N, Real>& job) {
     parallel_for(job.n_ids, kObjectsPerPiece,
-                 [&](int64_t begin, int64_t end) { kernels().diffuse(job, begin, end); });
+                 [&](int64_t begin, int64_t end) { kernels().flows.diffuse(job, begin, end); });
+  }
+
+  template <class Energy>
+  void flood(const Flood<Energy>& job) {
+    parallel_for(job.n_components, kObjectsPerPiece, [&](int64_t begin, int64_t end) {
+      FloodQueue<List> queue;
+      for (int64_t i = begin; i < end; ++i) job(i, queue);
+    });
+  }
+
+  void gradient_range(const HoverGradient& gradient, int64_t* low, int64_t* high) {
+    for_each_block(gradient.shape, [&](const Block& block, double* scratch) {
+      Range ranges[2] = {{INFINITY, -INFINITY}, {INFINITY, -INFINITY}};
+      kernels().watershed.gradient_range(gradient, block, scratch, ranges);
+      for (int c = 0; c < 2; ++c) {
+        atomic_min(&low[c], ordered(ranges[c].low));
+        atomic_max(&high[c], ordered(ranges[c].high));
+      }
+    });
+  }
+
+  void write_gradients(const HoverGradient& gradient, double* out) {
+    for_each_block(gradient.shape, [&](const Block& block, double* scratch) {
+      kernels().watershed.write_gradients(gradient, block, scratch, out);
+    });
+  }
+
+  void find_border(const HoverGradient& gradient, const Rescale (&rescale)[2], const BitImage& mask,
+                   float* border) {
+    for_each_block(gradient.shape, [&](const Block& block, double* scratch) {
+      if (any_bit(mask, block)) {
+        kernels().watershed.find_border(gradient, rescale, block, scratch, border);
+      }
+    });
   }
 
  private:
+  template <class T>
+  using List = std::vector<T>;
+
+  /// run(block, scratch) for blocks of an image whose kernels look at their surroundings.
+  template <class Run>
+  void for_each_block(const Shape& shape, const Run& run) {
+    const int64_t n_down = (shape.y + kFilterRows - 1) / kFilterRows;
+    const int64_t n_across = (shape.x + kBlockColumns - 1) / kBlockColumns;
+    parallel_for(n_down * n_across, 1, [&](int64_t begin, int64_t) {
+      Buffer<double> scratch(WatershedKernels::kScratch);
+      const int64_t row = begin / n_across * kFilterRows, col = begin % n_across * kBlockColumns;
+      run(Block{row, std::min(row + kFilterRows, shape.y), col,
+                std::min(col + kBlockColumns, shape.x)},
+          scratch.data());
+    });
+  }
+
+  static bool any_bit(const BitImage& bits, const Block& block) {
+    for (int64_t row = block.row_begin; row < block.row_end; ++row) {
+      for (int64_t w = block.col_begin / 64; w <= (block.col_end - 1) / 64; ++w) {
+        if (bits.word(row, w) != 0) return true;
+      }
+    }
+    return false;
+  }
+
+  static constexpr int64_t kFilterRows = 128;
   static constexpr int64_t kPixelsPerPiece = 1 << 15;
   static constexpr int64_t kObjectsPerPiece = 8;
   static constexpr int64_t kBlockRows = 32;
-  static constexpr int64_t kBlockColumns = 256;
 };
 
 }  // namespace cellpost::cpu

@@ -7,12 +7,11 @@
 #include <cstring>
 #include <new>
 
+#include "cpu/kernels.h"
+
 #if defined(__AVX2__)
 #include "cpu/simd.h"
 #endif
-
-#define CELLPOST_STRING_(x) #x
-#define CELLPOST_STRING(x) CELLPOST_STRING_(x)
 
 namespace cellpost::cpu::CELLPOST_ISA {
 namespace {
@@ -505,9 +504,8 @@ void diffuse_objects(const HeatJob<N, Real>& job, int64_t begin, int64_t end) {
 
 }  // namespace
 
-Kernels kernels() {
-  return {CELLPOST_STRING(CELLPOST_ISA),
-          {{trace_block<2, Sampling::cellpose>, trace_block<2, Sampling::centered>},
+FlowsKernels flows_kernels() {
+  return {{{trace_block<2, Sampling::cellpose>, trace_block<2, Sampling::centered>},
            {trace_block<3, Sampling::cellpose>, trace_block<3, Sampling::centered>}},
           diffuse_objects<2, double>,
           diffuse_objects<2, float>,

@@ -4,6 +4,7 @@
 #include "cuda/flows.h"
 #include "cuda/labels.h"
 #include "cuda/runtime.h"
+#include "cuda/watershed.h"
 
 namespace cellpost::cuda {
 namespace {
@@ -50,5 +51,28 @@ FilterReport resolve_fragments(const Place&, int32_t*, const Shape&, int64_t, Fr
 }
 int64_t count_labels(const Place&, int32_t*, const Shape&, int64_t) { refuse(); }
 int64_t relabel(const Place&, int32_t*, const Shape&, int64_t) { refuse(); }
+
+int64_t label(const Place&, const MaskView&, const Shape&, int, int32_t*) { refuse(); }
+void fill_mask_holes(const Place&, const MaskView&, const Shape&, int, uint8_t*) { refuse(); }
+void open_mask(const Place&, const MaskView&, const Shape&, const Footprint&, uint8_t*) {
+  refuse();
+}
+int64_t watershed(const Place&, const EnergyView&, const MaskView&, const Shape&, int, int32_t*) {
+  refuse();
+}
+HoverRanges hover_ranges(const Place&, const FloatView&, const Shape&, const HoverOptions&) {
+  refuse();
+}
+void hover_gradients(const Place&, const FloatView&, const Shape&, const HoverOptions&, double*) {
+  refuse();
+}
+HoverReport hover_watershed(const Place&, const FloatView&, const Shape&, const HoverOptions&,
+                            int32_t*) {
+  refuse();
+}
+HoverReport watershed_markers(const Place&, const FloatView&, const Shape&, const HoverOptions&,
+                              int32_t*, double*, uint8_t*) {
+  refuse();
+}
 
 }  // namespace cellpost::cuda

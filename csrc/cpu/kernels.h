@@ -1,0 +1,38 @@
+// The kernels that are compiled once for each instruction set, and the choice among them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cpu/flows_kernels.h"
+#include "cpu/watershed_kernels.h"
+
+namespace cellpost::cpu {
+
+struct Kernels {
+  const char* level;
+  FlowsKernels flows;
+  WatershedKernels watershed;
+};
+
+namespace baseline {
+FlowsKernels flows_kernels();
+WatershedKernels watershed_kernels();
+}  // namespace baseline
+namespace avx2 {
+FlowsKernels flows_kernels();
+WatershedKernels watershed_kernels();
+}  // namespace avx2
+namespace avx512 {
+FlowsKernels flows_kernels();
+WatershedKernels watershed_kernels();
+}  // namespace avx512
+
+/// The kernels in use: those of the highest level this CPU has, or of the level that was asked for.
+const Kernels& kernels();
+/// Levels that this build and this CPU have, lowest first.
+std::vector<std::string> levels();
+/// An empty name asks for the highest. Throws std::invalid_argument for one that is not there.
+void set_level(const std::string& name);
+
+}  // namespace cellpost::cpu
