@@ -6,8 +6,9 @@ import heapq
 from fractions import Fraction
 
 import numpy as np
-from reference import labels as ref_labels
 from scipy import ndimage
+
+from reference import labels as ref_labels
 
 F, D = np.float32, np.float64
 
@@ -24,7 +25,7 @@ def watershed(energy, markers, *, mask=None, connectivity=1):
     energy, markers = np.asarray(energy), np.asarray(markers)
     inside = np.ones(energy.shape, bool) if mask is None else np.asarray(mask) != 0
     out = np.where(inside, markers, 0)
-    level = {p: v for p, v in np.ndenumerate(energy)}
+    level = dict(np.ndenumerate(energy))
     last = {p for p, v in level.items() if v != v}  # NaN comes after all numbers
     key = {p: (1, 0) if p in last else (0, v) for p, v in level.items()}
     queue = [(key[tuple(p)], age, tuple(p)) for age, p in enumerate(np.argwhere(out))]
@@ -88,7 +89,9 @@ def _rounded(v, real):
     near = F(v.numerator / v.denominator)  # rounded twice: look at the neighbours, too
     around = [np.nextafter(near, F(s) * F(np.inf)) for s in (-1, 1)]
     best = min([near, *around], key=lambda n: abs(Fraction(float(n)) - v))
-    tied = [n for n in [near, *around] if abs(Fraction(float(n)) - v) == abs(Fraction(float(best)) - v)]
+    tied = [
+        n for n in [near, *around] if abs(Fraction(float(n)) - v) == abs(Fraction(float(best)) - v)
+    ]
     return min(tied, key=lambda n: int(n.view(np.int32)) & 1)
 
 
@@ -131,10 +134,7 @@ def sobel_hovernet(image, axis, ksize):
         rows = rows + across[j] * wide[:, j : j + n]
     tall = np.pad(rows, [(r, r), (0, 0)], mode="reflect")
     at = [tall[j : j + image.shape[0]] for j in range(ksize)]
-    if axis == 1:
-        out = down[r] * at[r]
-    else:
-        out = np.zeros_like(rows)
+    out = down[r] * at[r] if axis == 1 else np.zeros_like(rows)
     for k in range(1, r + 1):
         pair = at[r + k] - at[r - k] if axis == 0 else at[r + k] + at[r - k]
         out = out + down[r + k] * pair
@@ -169,9 +169,7 @@ def sobel_monai(image, axis, ksize):
     smooth, derive = kernels(ksize)
     smooth, derive = F(smooth / 2 ** (ksize - 1)), F(derive / 2 ** (ksize - 2))
     down, across = (derive, smooth) if axis == 0 else (smooth, derive)
-    return correlate_fused(
-        correlate_fused(image, down, 0, "reflect"), across, 1, "reflect"
-    )
+    return correlate_fused(correlate_fused(image, down, 0, "reflect"), across, 1, "reflect")
 
 
 def gaussian(sigma):
@@ -213,8 +211,17 @@ def _with_extent(rescale, values, ends, *args):
 
 
 def watershed_markers(
-    prob, hv, *, style="hovernet", threshold=0.5, border_threshold=0.4, ksize=None, radius=2,
-    shape=None, min_size=10, sigma=1.0,
+    prob,
+    hv,
+    *,
+    style="hovernet",
+    threshold=0.5,
+    border_threshold=0.4,
+    ksize=None,
+    radius=2,
+    shape=None,
+    min_size=10,
+    sigma=1.0,
 ):
     """(markers, energy, mask)."""
     prob = np.asarray(prob, F)
