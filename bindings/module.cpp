@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, m) {
   });
   cellpost::bindings::register_runtime(m);
   cellpost::bindings::register_labels(m);
+  cellpost::bindings::register_properties(m);
   cellpost::bindings::register_flows(m);
   cellpost::bindings::register_watershed(m);
 }

@@ -8,6 +8,7 @@ namespace cellpost::bindings {
 void register_flows(pybind11::module_& m);
 void register_labels(pybind11::module_& m);
 void register_watershed(pybind11::module_& m);
+void register_properties(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 
 }  // namespace cellpost::bindings

@@ -19,6 +19,13 @@ from cellpost.labels import (
     remove_small,
     resolve_fragments,
 )
+from cellpost.properties import (
+    InstanceTable,
+    contours,
+    instance_table,
+    instance_types,
+    properties,
+)
 from cellpost.watershed import (
     HoverRanges,
     HoverReport,
@@ -38,8 +45,10 @@ __all__ = [
     "FlowReport",
     "HoverRanges",
     "HoverReport",
+    "InstanceTable",
     "binary_fill_holes",
     "binary_opening",
+    "contours",
     "endpoints_to_labels",
     "fill_holes",
     "flow_endpoints",
@@ -50,8 +59,11 @@ __all__ = [
     "hover_ranges",
     "hover_watershed",
     "info",
+    "instance_table",
+    "instance_types",
     "label",
     "masks_to_flows",
+    "properties",
     "relabel",
     "remove_bad_flows",
     "remove_large",

@@ -82,6 +82,11 @@ class Arrays:
             raise ValueError(f"{name}: expected a JAX array on the CPU; got {device(array)}")
         return np.asarray(array) if self.kind == "jax" else np.from_dlpack(array)
 
+    @property
+    def device(self) -> Any:
+        """Where the arrays are, as their library names it."""
+        return device(self._arrays[self._first])
+
     def _device_of(self, array: Array) -> Any:
         return device(array)
 

@@ -342,9 +342,9 @@ def masks_to_flows(labels: Array, *, niter: int | None = None) -> Array:
 
     Notes
     -----
-    The cost is the objects' pixels times the steps, which grow with the largest bounding box: an
-    id whose pixels are scattered over the image makes all others step as often. Calls cannot be
-    interrupted.
+    The cost is the spans of the objects' rows, at most their bounding boxes, times the steps, which
+    grow with the largest box: an id whose pixels are scattered over the image makes all others step
+    as often. Calls cannot be interrupted.
 
     Equal to Cellpose 4's ``masks_to_flows_gpu`` rounded to float32. The centre is the mean pixel
     rounded half to even, or the mask pixel nearest to it, of equal ones the first in raster

@@ -53,7 +53,8 @@ def read_image(path: PathLike) -> Array:
     Returns
     -------
     ndarray, (H, W), (H, W, C), (D, H, W) or (D, H, W, C)
-        In the file's dtype; a named channel axis (C or S) comes last.
+        In the file's dtype; a named channel axis (C or S) comes last. A TIFF with a palette gives
+        its indices.
 
     Raises
     ------

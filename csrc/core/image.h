@@ -69,6 +69,12 @@ struct FloatView {
         return static_cast<float>(static_cast<const double*>(data)[i]);
     }
   }
+  /// The value as it is, for sums.
+  CELLPOST_FN double exact(int64_t c, int64_t z, int64_t y, int64_t x) const {
+    if (dtype != DType::f64) return static_cast<double>(at(c, z, y, x));
+    return static_cast<const double*>(
+        data)[c * stride[0] + z * stride[1] + y * stride[2] + x * stride[3]];
+  }
 };
 
 /// A FloatView whose dtype is known to be float32: the usual case, without the switch.

@@ -194,11 +194,14 @@ struct Flood {
   int64_t n_components;
   int32_t* labels;
 
+  CELLPOST_FN int64_t end_of(int64_t component) const {
+    return component + 1 < n_components ? first_of_list[component + 1] : n_list;
+  }
+
   template <class Queue>
   CELLPOST_FN void operator()(int64_t component, Queue& queue) const {
     queue.clear();
-    const int64_t end = component + 1 < n_components ? first_of_list[component + 1] : n_list;
-    for (int64_t i = first_of_list[component]; i < end; ++i) {
+    for (int64_t i = first_of_list[component]; i < end_of(component); ++i) {
       const int64_t run = list[i];
       const int32_t row = runs.row[run];
       for (int32_t x = runs.begin[run]; x < runs.end[run]; ++x) {

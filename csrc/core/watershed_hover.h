@@ -185,6 +185,30 @@ CELLPOST_FN int64_t mirrored(int64_t i, int64_t n) {
   return i < n ? i : period - i;
 }
 
+/// Sums of the two styles, at the first of `size` values (or, in the column of hovernet, at the
+/// middle one) that are `step` apart.
+CELLPOST_FN double sum_row(const double* k, int size, const float* p) {
+  double sum = k[0] * static_cast<double>(p[0]);
+  for (int j = 1; j < size; ++j) sum += k[j] * static_cast<double>(p[j]);
+  return sum;
+}
+CELLPOST_FN double sum_column(const double* k, int radius, bool is_derivative, const double* p,
+                              int64_t step) {
+  if (is_derivative) {
+    double sum = k[radius + 1] * (p[step] - p[-step]);
+    for (int j = 2; j <= radius; ++j) sum += k[radius + j] * (p[j * step] - p[-j * step]);
+    return sum;
+  }
+  double sum = k[radius] * p[0];
+  for (int j = 1; j <= radius; ++j) sum += k[radius + j] * (p[j * step] + p[-j * step]);
+  return sum;
+}
+CELLPOST_FN float sum_fused(const double* k, int size, const float* p, int64_t step) {
+  float sum = 0.0f;
+  for (int j = 0; j < size; ++j) sum = fused(static_cast<float>(k[j]), p[j * step], sum);
+  return sum;
+}
+
 /// The derivative of H along x, or of V along y, of the maps scaled to [0, 1].
 struct HoverGradient {
   HoverStyle style;

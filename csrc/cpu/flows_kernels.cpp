@@ -484,8 +484,8 @@ void diffuse_in_place(const HeatJob<N, Real>& job, int32_t id) {
   }
 }
 
-/// The copy is the faster way while it stays in the cache and is not mostly empty.
-CELLPOST_FN bool is_copied(const ObjectTable& table, int64_t id) {
+/// The copy is the faster way unless it is mostly empty; for large boxes it takes too much memory.
+bool is_copied(const ObjectTable& table, int64_t id) {
   const int64_t box = table.box_pixels(id);
   return box <= int64_t{1} << 18 && box <= 16 * table.size[id];
 }

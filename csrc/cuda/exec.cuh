@@ -15,7 +15,9 @@
 #include "core/place.h"
 #include "cuda/flows_diffusion.cuh"
 #include "cuda/memory.h"
+#include "cuda/watershed.cuh"
 #include "pipeline/flows.h"
+#include "pipeline/watershed.h"
 
 namespace cellpost::cuda {
 
@@ -239,10 +241,41 @@ class Exec {
     }
   }
 
+  /// A thread a component, with scratch for all of their pixels.
+  template <class Energy>
+  void flood(const Flood<Energy>& job) {
+    const int64_t n = job.n_components;
+    auto first = alloc<int64_t>(n);
+    for_each(n, CountPixels<Energy>{job, first.data()});
+    const int64_t n_pixels = scan(first.data(), n);
+    auto heap = alloc<FloodEntry>(n_pixels);
+    auto line = alloc<FloodPixel>(n_pixels);
+    for_each(n, FloodAlone<Energy>{job, first.data(), heap.data(), line.data()});
+  }
+
+  void gradient_range(const HoverGradient& gradient, int64_t* low, int64_t* high) {
+    derive(gradient, NoteRange{low, high});
+  }
+  void write_gradients(const HoverGradient& gradient, double* out) {
+    derive(gradient, WriteGradient{gradient.shape, out});
+  }
+  void find_border(const HoverGradient& gradient, const Rescale (&rescale)[2], const BitImage&,
+                   float* border) {
+    derive(gradient, WriteBorder{gradient.shape, {rescale[0], rescale[1]}, border});
+  }
+
   /// Waits for the work, so that an error of it is this call's.
   void finish() { check(cudaStreamSynchronize(stream_), "running the kernels"); }
 
  private:
+  template <class Visit>
+  void derive(const HoverGradient& gradient, const Visit& visit) {
+    const int64_t n_across = tiles(gradient.shape.x, DeriveTile::kSide);
+    derive_tiles<<<blocks(tiles(gradient.shape.y, DeriveTile::kSide) * n_across),
+                   DeriveTile::kThreads, 0, stream_>>>(gradient, n_across, visit);
+    check_launch();
+  }
+
   static int64_t tiles(int64_t n, int64_t side) { return (n + side - 1) / side; }
   static unsigned blocks(int64_t n) {
     if (n > std::numeric_limits<int32_t>::max()) {

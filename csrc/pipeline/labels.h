@@ -305,7 +305,7 @@ LabelRange label_range(Exec& exec, const int32_t* labels, const Shape& shape) {
 struct FilterReport {
   int64_t n_before = 0;   ///< objects
   int64_t n_removed = 0;  ///< objects
-  int64_t n_pixels = 0;   ///< pixels whose label changed
+  int64_t n_pixels = 0;   ///< pixels cleared or filled
 };
 
 /// Runs `filter(objects)`, which drops objects, and clears their pixels; ids stay.

@@ -1,0 +1,14 @@
+// Measuring objects on the CPU. Contracts are those of pipeline/properties.h.
+#pragma once
+
+#include "pipeline/properties.h"
+
+namespace cellpost::cpu {
+
+void measure_objects(int32_t* labels, const Shape& shape, int64_t n, const FloatView& intensity,
+                     const Properties& out);
+void instance_types(int32_t* labels, const Shape& shape, int64_t n, const PixelTypes& types,
+                    int32_t* type, double* share);
+int64_t outlines(int32_t* labels, const Shape& shape, int64_t n, int64_t* offsets, int32_t* points);
+
+}  // namespace cellpost::cpu
