@@ -7,25 +7,17 @@ not usable, found before any work. An error is one line on stderr.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import cellpost
+from cellpost._job import Device, Inputs, Job, one_line_errors
 from cellpost.demo import run_demo
-from cellpost.io import check_output, read_image, read_maps, write_labels, write_overlay
-from cellpost.io.images import check_form
-from cellpost.io.output import atomic_file
-from cellpost.io.overlay import check_picture
+from cellpost.io import read_hover_maps, read_maps
 
 app = typer.Typer(
     name="cellpost",
@@ -63,14 +55,6 @@ class Sampling(str, Enum):
 
     cellpose = "cellpose"
     centered = "centered"
-
-
-class Device(str, Enum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def _print_version(wanted: bool) -> None:
@@ -159,59 +143,151 @@ def flows(
         "sampling": sampling.value,
         "out_dtype": out_dtype,
     }
-    with _one_line_errors(), _progress(quiet) as step:
-        with _before_the_work():
-            step("checking")
-            outputs = [path for path in (output, overlay, report) if path is not None]
-            names = [path.resolve() for path in (*outputs, maps, image) if path is not None]
-            if clash := next((name for name in names if names.count(name) > 1), None):
-                raise ValueError(f"{clash} is named twice; files read and written must differ")
-            for path in outputs:
-                check_output(path, overwrite=overwrite)
-            if image is not None and overlay is None:
-                raise ValueError("--image is what --overlay draws on: name a PNG with --overlay")
-            if overlay is not None and overlay.suffix.lower() != ".png":
-                raise ValueError(f"--overlay {overlay}: expected a name that ends in .png")
-            if threads is not None:
-                cellpost.set_num_threads(threads)
-            place, run = _runner(device)
-            step("reading")
-            given = read_maps(maps, axes=axes)
-            check_form(output, given.cellprob.ndim, out_dtype)
-            picture = given.cellprob if image is None else read_image(image)
-            if overlay is not None:
-                check_picture(picture, given.cellprob.shape)
-        step(f"following flows on {place}")
-        start = time.perf_counter()
-        labels, found = run(given.dP, given.cellprob, **options)
-        seconds = time.perf_counter() - start
-        step(f"writing {output.name}")
-        note = {
-            "function": "follow_flows",
-            "maps": str(maps),
-            "axes": given.axes,
-            "device": place,
-            "parameters": options,
-            "report": asdict(found),
-        }
-        write_labels(output, labels, metadata=note, dtype=out_dtype)
-        if overlay is not None:
-            step(f"writing {overlay.name}")
-            write_overlay(overlay, picture, labels)
-        if report is not None:
-            noted = {"version": cellpost.__version__, **note, "seconds": round(seconds, 4)}
-            with atomic_file(report) as file:
-                file.write(json.dumps(noted, indent=2).encode() + b"\n")
-    if not quiet:
-        size = " x ".join(map(str, labels.shape))
-        typer.echo(f"{output}: {found.n_labels} cells in {size} pixels, {seconds:.3f} s on {place}")
-        dropped = {
+    job = Job(maps, output, image, overlay, report, out_dtype, device, threads, overwrite, quiet)
+
+    def read() -> Inputs:
+        given = read_maps(maps, axes=axes)
+        return Inputs((given.dP, given.cellprob), given.cellprob, given.axes)
+
+    def count(found: cellpost.FlowReport) -> tuple[int, dict[str, int]]:
+        return found.n_labels, {
             "too large": found.n_too_large,
             "bad flow": found.n_bad_flow,
             "too small": found.n_too_small,
             "nested": found.n_nested,
         }
-        typer.echo("dropped: " + ", ".join(f"{n} {why}" for why, n in dropped.items()))
+
+    job.run("following flows", "follow_flows", options, read, count)
+
+
+class Style(str, Enum):
+    """Whose arithmetic and defaults."""
+
+    hovernet = "hovernet"
+    monai = "monai"
+
+
+class Activation(str, Enum):
+    """What is still to be applied to the probability."""
+
+    none = "none"
+    sigmoid = "sigmoid"
+    softmax = "softmax"
+
+
+class Footprint(str, Enum):
+    """What markers are opened with."""
+
+    ellipse = "ellipse"
+    disk = "disk"
+
+
+@app.command()
+def hover(
+    maps: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MAPS",
+            help="Stack prob, H, V (3, H, W) or background, nucleus, H, V (4, H, W) as TIFF, "
+            "OME-TIFF or .npy; or .npz with prob, hv and, if there are types, types.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Label image to write: .tif, .png or .npy."),
+    ],
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to draw the overlay on; without it, prob.")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="PNG to write with every nucleus outlined.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="JSON to write: box, centroid, contour, type of each nucleus."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="JSON to write: options, time, what each filter dropped."),
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Axes of the stack in the file, e.g. YXC.")
+    ] = None,
+    style: Annotated[Style, typer.Option(help="Whose arithmetic and defaults.")] = Style.hovernet,
+    activation: Annotated[
+        Activation, typer.Option(help="Still to be applied to prob, if that holds logits.")
+    ] = Activation.none,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Smallest probability of foreground.", show_default="the style's"),
+    ] = None,
+    border_threshold: Annotated[
+        float, typer.Option(help="From here on a pixel is border between nuclei.")
+    ] = 0.4,
+    ksize: Annotated[
+        int | None,
+        typer.Option(help="Side of the derivative's kernel.", show_default="the style's"),
+    ] = None,
+    radius: Annotated[int, typer.Option(help="Pixels that markers are opened by.")] = 2,
+    footprint: Annotated[
+        Footprint | None,
+        typer.Option(help="What markers are opened with.", show_default="the style's"),
+    ] = None,
+    min_size: Annotated[
+        int, typer.Option(help="Regions and markers of fewer pixels are dropped.")
+    ] = 10,
+    sigma: Annotated[float, typer.Option(help="Of the energy's Gaussian (monai).")] = 1.0,
+    connectivity: Annotated[
+        int, typer.Option(help="Of the watershed: 1 over edges, 2 over corners, too.")
+    ] = 1,
+    out_dtype: Annotated[
+        str | None,
+        typer.Option(help="Integer type in the file.", show_default="uint16 if it fits, or uint32"),
+    ] = None,
+    device: Annotated[
+        Device, typer.Option(help="auto: the GPU if it, and torch or cupy, can be used.")
+    ] = Device.auto,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+) -> None:
+    """HoVer maps and a probability to a label image."""
+    options = {
+        "style": style.value,
+        "activation": None if activation is Activation.none else activation.value,
+        "threshold": threshold,
+        "border_threshold": border_threshold,
+        "ksize": ksize,
+        "radius": radius,
+        "footprint": None if footprint is None else footprint.value,
+        "min_size": min_size,
+        "sigma": sigma,
+        "connectivity": connectivity,
+        "out_dtype": out_dtype,
+    }
+    job = Job(maps, output, image, overlay, report, out_dtype, device, threads, overwrite, quiet)
+    types: list[Any] = []
+
+    def read() -> Inputs:
+        given = read_hover_maps(maps, axes=axes)
+        types.append(given.types)
+        prob = given.prob if given.prob.ndim == 2 else given.prob[1]
+        return Inputs((given.prob, given.hv), prob, given.axes)
+
+    def count(found: cellpost.HoverReport) -> tuple[int, dict[str, int]]:
+        return found.n_labels, {
+            "small regions": found.n_small_regions,
+            "small markers": found.n_small_markers,
+            "regions without a marker": found.n_unmarked,
+        }
+
+    def write_table(labels: Any) -> bytes:
+        rows = cellpost.instance_table(labels, types[0]).to_dicts()
+        nuclei = {row.pop("label"): {**row, "contour": row["contour"].tolist()} for row in rows}
+        return json.dumps({"mag": None, "nuc": nuclei}).encode()
+
+    extra = {} if table is None else {table: write_table}
+    job.run("flooding", "hover_watershed", options, read, count, extra)
 
 
 @app.command()
@@ -238,96 +314,10 @@ def demo(
     No network is run. Without --labels a stand-in for one (classical filters) makes the maps of
     scikit-image's tissue picture; with --labels they are simulated, and the F1 is printed.
     """
-    with _one_line_errors():
+    with one_line_errors():
         if image is not None and labels is None:
             raise ValueError(
                 "--image needs --labels: there is no network here that could find them"
             )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         run_demo(output_dir, console, image=image, labels=labels, noise=noise, seed=seed)
-
-
-def _runner(device: Device) -> tuple[str, Callable[..., Any]]:
-    """Choose where to compute: its name, and `follow_flows` there with NumPy arrays in and out."""
-
-    def on_cpu(dP: Any, cellprob: Any, **options: Any) -> Any:
-        return cellpost.follow_flows(dP, cellprob, **options, return_report=True)
-
-    if device is Device.cpu:
-        return "cpu", on_cpu
-    state = cellpost.info()
-    move = _gpu_arrays() if state["cuda_usable"] else None
-    if move is not None:
-        put, get = move
-
-        def on_cuda(dP: Any, cellprob: Any, **options: Any) -> Any:
-            labels, found = on_cpu(put(dP), put(cellprob), **options)
-            return get(labels), found
-
-        return "cuda", on_cuda
-    if device is Device.cuda:
-        why = state["cuda_reason"] or "neither torch nor cupy can put arrays on the GPU"
-        raise ValueError(f"--device cuda: {why}")
-    return "cpu", on_cpu
-
-
-def _gpu_arrays() -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
-    """Find functions that put an array on the GPU and get it back, from torch or else cupy."""
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            return (
-                lambda array: torch.tensor(np.ascontiguousarray(array), device="cuda"),
-                lambda tensor: tensor.cpu().numpy(),
-            )
-    except ImportError:
-        pass
-    try:
-        import cupy
-
-        if cupy.cuda.runtime.getDeviceCount() > 0:
-            return cupy.asarray, cupy.asnumpy
-    except Exception:  # no cupy, or one without its driver: it raises errors of its own
-        pass
-    return None
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show which step runs, and for how long, on a terminal and nowhere else."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda description: bar.update(task, description=description, refresh=True)
-
-
-@contextmanager
-def _before_the_work() -> Iterator[None]:
-    """Count it as wrong usage if the file system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(str(error)) from error
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """End with one line on stderr and an exit code, whatever goes wrong.
-
-    What the caller got wrong (ValueError, TypeError) is 2, anything else 1.
-    """
-
-    def fail(error: Exception, code: int) -> NoReturn:
-        message = " ".join(str(error).split()) or type(error).__name__
-        typer.echo(f"cellpost: error: {message}", err=True)
-        raise typer.Exit(code) from None
-
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        fail(error, 2)
-    except Exception as error:
-        fail(error, 1)

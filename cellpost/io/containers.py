@@ -142,15 +142,18 @@ def load_npy(path: Path, expected: str) -> Array | dict[str, Any]:
         return native(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
 
 
-def load_npz(path: Path, expected: str, names: tuple[str, ...]) -> list[Array]:
-    """Read arrays of an ``.npz`` archive by name."""
+def load_npz(
+    path: Path, expected: str, names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Array]:
+    """Read arrays of an ``.npz`` archive by name; the optional ones if they are there."""
     with _reading(path, expected), zipfile.ZipFile(path) as archive:
         found = [name.removesuffix(".npy") for name in archive.namelist()]
     if missing := [name for name in names if name not in found]:
         got = f"no {' and no '.join(missing)} among {', '.join(found) or 'no arrays'}"
         raise FileFormatError(path, expected, got)
     with _reading(path, expected), np.load(path, allow_pickle=False) as archive:
-        return [native(archive[name]) for name in names]
+        wanted = [*names, *(name for name in optional if name in found)]
+        return {name: native(archive[name]) for name in wanted}
 
 
 def load_picture(path: Path, expected: str, *, palette_as_indices: bool = False) -> Array:
