@@ -6,11 +6,6 @@ the cells that the maps were made from everywhere.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from conftest import fastest
@@ -238,24 +233,8 @@ def test_threads(benchmark, work, recorded):
 
 
 @pytest.mark.parametrize("call", ["follow_flows", "masks_to_flows"])
-def test_memory(benchmark, work, recorded, tmp_path, call):
-    """Peak extra memory of one call in a fresh process, outputs included."""
-    dP_file, second_file = tmp_path / "dP.npy", tmp_path / "second.npy"
-    np.save(dP_file, work.dP)
-    np.save(second_file, work.cellprob if call == "follow_flows" else work.labels)
-    script = Path(__file__).with_name("memory.py")
-    done = benchmark.pedantic(
-        lambda: subprocess.run(
-            [sys.executable, str(script), call, str(dP_file), str(second_file)],
-            check=True,
-            capture_output=True,
-            text=True,
-        ),
-        rounds=1,
-    )
-    found = json.loads(done.stdout)
-    recorded.memory.append({"call": call, "size": work.size, **found})
-    dP_file.unlink()
-    second_file.unlink()
+def test_memory(measure_memory, work, call):
+    arrays = (work.dP, work.cellprob) if call == "follow_flows" else (work.labels,)
+    found = measure_memory(call, *arrays)
     if max(work.labels.shape) >= 2048:  # below, the interpreter's own memory blurs the figure
-        assert found["extra_bytes"] <= 2.5 * found["dP_bytes"]
+        assert found["extra_bytes"] <= 2.5 * work.dP.nbytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -191,6 +193,33 @@ def measure(benchmark, device, work, recorded):
         )
         recorded.timings.append(timing)
         return timing, result
+
+    return run
+
+
+@pytest.fixture
+def measure_memory(benchmark, work, recorded, tmp_path):
+    """Peak extra memory of one call in a fresh process, outputs included."""
+
+    def run(call, *arrays):
+        files = [tmp_path / f"{i}.npy" for i in range(len(arrays))]
+        for file, array in zip(files, arrays, strict=True):
+            np.save(file, array)
+        script = Path(__file__).with_name("memory.py")
+        done = benchmark.pedantic(
+            lambda: subprocess.run(
+                [sys.executable, str(script), call, *map(str, files)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ),
+            rounds=1,
+        )
+        found = json.loads(done.stdout)
+        recorded.memory.append({"call": call, "size": work.size, **found})
+        for file in files:
+            file.unlink()
+        return found
 
     return run
 

@@ -1,7 +1,7 @@
-"""Peak extra memory of one call, in a process of its own: python memory.py CALL dP.npy cellprob.npy
+"""Peak extra memory of one call, in a process of its own: python memory.py CALL A.npy [B.npy]
 
-CALL is follow_flows or masks_to_flows (whose second file holds labels). Prints JSON: bytes that the
-call added to the resident set at its peak, outputs included, and the size of dP.
+CALL is a function of cellpost that takes these arrays. Prints JSON: bytes that the call added to
+the resident set at its peak, outputs included, and the size of its first array and of its result.
 """
 
 from __future__ import annotations
@@ -39,20 +39,24 @@ def _peak():
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main(call, dP_file, second_file):
+def main(call, *files):
     """Measure one call."""
-    dP, second = np.load(dP_file), np.load(second_file)
-    small = dP[:, :64, :64].copy(), second[:64, :64].copy()
-    if call == "follow_flows":
-        cellpost.follow_flows(*small)  # loads what a first call loads
-        before = _now_and_reset_peak()
-        result = cellpost.follow_flows(dP, second)
-    else:
-        cellpost.masks_to_flows(small[1])
-        before = _now_and_reset_peak()
-        result = cellpost.masks_to_flows(second)
+    arrays = [np.load(file) for file in files]
+    function = getattr(cellpost, call)
+    function(*(a[..., :64, :64].copy() for a in arrays))  # loads what a first call loads
+    before = _now_and_reset_peak()
+    result = function(*arrays)
     extra = _peak() - before
-    print(json.dumps({"extra_bytes": extra, "dP_bytes": dP.nbytes, "largest": float(result.max())}))
+    print(
+        json.dumps(
+            {
+                "extra_bytes": extra,
+                "input_bytes": arrays[0].nbytes,
+                "result_bytes": result.nbytes,
+                "pixels": int(np.prod(arrays[0].shape[-2:])),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

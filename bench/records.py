@@ -77,7 +77,18 @@ def environment():
     cpu = _first_line("/proc/cpuinfo", "model name").partition(":")[2].strip()
     memory = _first_line("/proc/meminfo", "MemTotal:").split()
     affinity = getattr(os, "sched_getaffinity", None)
-    packages = ("numpy", "scipy", "torch", "cupy-cuda13x", "cellpose", "pytest-benchmark")
+    packages = (
+        "numpy",
+        "scipy",
+        "torch",
+        "cupy-cuda13x",
+        "cellpose",
+        "scikit-image",
+        "opencv-python-headless",
+        "monai",
+        "connected-components-3d",
+        "pytest-benchmark",
+    )
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or None,
@@ -211,14 +222,14 @@ def lines(records):
         ]
         out += _table("threads", head, rows)
     if records.memory:
-        head = ["call", "size", "extra at the peak", "dP", "extra / dP"]
+        head = ["call", "size", "extra at the peak", "a pixel", "of it the result"]
         rows = [
             [
                 r["call"],
                 r["size"],
                 f"{r['extra_bytes'] / 1e6:.1f} MB",
-                f"{r['dP_bytes'] / 1e6:.1f} MB",
-                f"{r['extra_bytes'] / r['dP_bytes']:.2f}",
+                f"{r['extra_bytes'] / r['pixels']:.1f} bytes",
+                f"{r['result_bytes'] / r['pixels']:.1f} bytes",
             ]
             for r in records.memory
         ]

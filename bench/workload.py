@@ -19,7 +19,9 @@ from reference import labels as ref_labels
 
 DATA = Path(os.environ.get("CELLPOST_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
 SIZES = ("512", "2048", "4096", "8192", "slide")
+HOVER_SIZES = ("512", "2048", "4096", "8192", "16384", "slide")
 NOISE = 0.5  # standard deviation on flows of length 5
+HOVER_NOISE = 0.1  # on maps from -1 to 1; on the logit of the probability ten times as much
 SLIDE_SHAPE, SLIDE_TILE = (8415, 10496), 381
 
 
@@ -72,4 +74,44 @@ def make(size):
         labels,
         int(np.count_nonzero(np.bincount(labels.ravel())[1:])),
         int(np.count_nonzero(maps.cellprob > 0)),
+    )
+
+
+@dataclass(frozen=True)
+class HoverWorkload:
+    """Simulated HoVer maps of one size; `labels` is what they were made from."""
+
+    size: str
+    source: str
+    prob: np.ndarray
+    hv: np.ndarray
+    labels: np.ndarray
+    n_cells: int
+    n_foreground: int
+
+
+@functools.lru_cache(maxsize=1)  # 16384 x 16384 takes 4 GB
+def make_hover(size):
+    """HoVer maps of a size in HOVER_SIZES, or of any other number of pixels a side."""
+    shape = SLIDE_SHAPE if size == "slide" else (int(size), int(size))
+    tile, _, source = _tile(SLIDE_TILE if size == "slide" else 512)
+    place = simulate.hover_from_labels(tile).hv[::-1]  # V, H: turns as flows do
+    labels, place = simulate.tile(tile, place, shape)
+    rng = np.random.default_rng(1)
+    hv = place[::-1].copy()
+    del place
+    for plane in hv:
+        plane += np.float32(HOVER_NOISE) * rng.standard_normal(shape, np.float32)
+    prob = np.float32(10 * HOVER_NOISE) * rng.standard_normal(shape, np.float32)
+    prob += np.where(labels > 0, np.float32(5), np.float32(-5))
+    np.exp(np.negative(prob, out=prob), out=prob)
+    np.reciprocal(prob + np.float32(1), out=prob)
+    return HoverWorkload(
+        size,
+        source,
+        prob,
+        hv,
+        labels,
+        int(np.count_nonzero(np.bincount(labels.ravel())[1:])),
+        int(np.count_nonzero(prob >= 0.5)),
     )

@@ -54,10 +54,10 @@ void register_properties(py::module_& m) {
       py::arg("labels"), py::arg("types"), py::arg("type"), py::arg("share"), py::arg("stream"),
       py::kw_only(), py::arg("n_types"));
   m.def(
-      "count_outlines",
+      "find_outlines",
       [](py::handle labels, py::handle offsets, intptr_t stream) {
         const HeldArray in(labels, "labels", stream), first(offsets, "offsets", stream);
-        return without_gil([&] { return api::count_outlines(in.get(), first.get()); });
+        without_gil([&] { api::find_outlines(in.get(), first.get()); });
       },
       py::arg("labels"), py::arg("offsets"), py::arg("stream"));
   m.def(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name
@@ -71,7 +72,17 @@ def properties(
     given = {"labels": labels} if intensity is None else {"labels": labels, "intensity": intensity}
     arrays = Arrays(**given)
     found, ids = arrays.int32_labels("labels", to_write=False)
-    n, ndim = _core.count_labels(found, arrays.stream), len(found.shape)
+    n = _core.count_labels(found, arrays.stream)
+    table = _measured(arrays, found, ids, n, None if intensity is None else arrays["intensity"])
+    table.update(_by_scikit_image(labels, intensity, tuple(extra)))
+    return table
+
+
+def _measured(
+    arrays: Arrays, labels: Array, ids: Array | None, n: int, intensity: Array | None
+) -> dict[str, Array]:
+    """The columns of `properties`; `n` objects, whose ids may have been replaced by ranks."""
+    ndim = len(labels.shape)
     out = {
         "label": arrays.empty((n,), "int32"),
         "area": arrays.empty((n,), "int64"),
@@ -84,16 +95,13 @@ def properties(
     if intensity is not None:
         for name in ("intensity_mean", "intensity_min", "intensity_max"):
             out[name] = arrays.empty((n,), "float64")
-    values = None if intensity is None else arrays["intensity"]
-    _core.measure_objects(found, values, out, arrays.stream)
+    _core.measure_objects(labels, intensity, out, arrays.stream)
     if ids is not None:
         out["label"] = ids[arrays.xp.astype(out["label"], arrays.xp.int64)]
     covariance = out.pop("covariance")
     if ndim == 2:
         out.update(_ellipse(arrays.xp, covariance))
-    table = {name: arrays.result(column) for name, column in out.items()}
-    table.update(_by_scikit_image(labels, intensity, tuple(extra)))
-    return table
+    return {name: arrays.result(column) for name, column in out.items()}
 
 
 def _ellipse(xp: Any, covariance: Array) -> dict[str, Array]:
@@ -168,6 +176,12 @@ def instance_types(
     """
     arrays = Arrays(labels=labels, types=types)
     found, _ = arrays.int32_labels("labels", to_write=False)
+    return _typed(arrays, found, _core.count_labels(found, arrays.stream), n_types)
+
+
+def _typed(
+    arrays: Arrays, labels: Array, n_objects: int, n_types: int | None
+) -> tuple[Array, Array]:
     pixels = arrays["types"]
     if len(pixels.shape) == 3 and not dtype_name(pixels).startswith(("int", "uint", "bool")):
         n = int(pixels.shape[0])
@@ -180,9 +194,8 @@ def instance_types(
         n = _core.largest_label(pixels, arrays.stream) + 1
         if n_types is not None:
             n = integer("n_types", n_types)
-    count = _core.count_labels(found, arrays.stream)
-    best, share = arrays.empty((count,), "int32"), arrays.empty((count,), "float64")
-    _core.instance_types(found, pixels, best, share, arrays.stream, n_types=n)
+    best, share = arrays.empty((n_objects,), "int32"), arrays.empty((n_objects,), "float64")
+    _core.instance_types(labels, pixels, best, share, arrays.stream, n_types=n)
     return arrays.result(best), arrays.result(share)
 
 
@@ -228,9 +241,14 @@ def contours(labels: Array) -> tuple[Array, Array]:
     """
     arrays = Arrays(labels=labels)
     found, _ = arrays.int32_labels("labels", to_write=False)
-    offsets = arrays.empty((_core.count_labels(found, arrays.stream) + 1,), "int64")
-    points = arrays.empty((_core.count_outlines(found, offsets, arrays.stream), 2), "int32")
-    _core.trace_outlines(found, offsets, points, arrays.stream)
+    return _outlined(arrays, found, _core.count_labels(found, arrays.stream))
+
+
+def _outlined(arrays: Arrays, labels: Array, n_objects: int) -> tuple[Array, Array]:
+    offsets = arrays.empty((n_objects + 1,), "int64")
+    _core.find_outlines(labels, offsets, arrays.stream)
+    points = arrays.empty((int(offsets[-1]), 2), "int32")
+    _core.trace_outlines(labels, offsets, points, arrays.stream)
     return arrays.result(offsets), arrays.result(points)
 
 
@@ -337,24 +355,25 @@ def instance_table(
     except (TypeError, ValueError):
         raise ValueError(f"offset: expected two integers x, y; got {offset!r}") from None
     dx, dy = integer("offset", dx), integer("offset", dy)
-    arrays = Arrays(labels=labels)
-    if len(arrays["labels"].shape) != 2:
-        raise ValueError(
-            f"labels: expected 2 axes (H, W); got shape {tuple(arrays['labels'].shape)}"
-        )
-    table = properties(labels)
-    offsets, points = contours(labels)
-    kind, share = (None, None) if types is None else instance_types(labels, types, n_types=n_types)
-    xp = Arrays(label=table["label"]).xp
-    where = {"device": arrays.device} if arrays.kind in ("torch", "cupy") else {}
-    move = xp.asarray([dy, dx], dtype=xp.int64, **where)
-    centroid = xp.flip(table["centroid"], axis=1)
+    arrays = Arrays(labels=labels) if types is None else Arrays(labels=labels, types=types)
+    found, ids = arrays.int32_labels("labels", to_write=False)
+    if len(found.shape) != 2:
+        raise ValueError(f"labels: expected 2 axes (H, W); got shape {tuple(found.shape)}")
+    n = _core.count_labels(found, arrays.stream)
+    columns = _measured(arrays, found, ids, n, None)
+    offsets, points = _outlined(arrays, found, n)
+    kind, share = (None, None) if types is None else _typed(arrays, found, n, n_types)
+    xp = array_namespace(offsets)
+
+    def moved(array: Array, *steps: tuple[int, int]) -> Array:
+        return xp.stack([array[:, k] + step for k, step in steps], axis=1)
+
     return InstanceTable(
-        label=table["label"],
-        bbox=table["bbox"] + xp.concat([move, move]),
-        centroid=centroid + xp.astype(xp.flip(move), xp.float64),
+        label=columns["label"],
+        bbox=moved(columns["bbox"], (0, dy), (1, dx), (2, dy), (3, dx)),
+        centroid=moved(columns["centroid"], (1, dx), (0, dy)),
         contour_offsets=offsets,
-        contour_points=points + xp.astype(xp.flip(move), xp.int32),
+        contour_points=moved(points, (0, dx), (1, dy)),
         type=kind,
         type_prob=share,
     )

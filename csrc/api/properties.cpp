@@ -8,22 +8,32 @@
 namespace cellpost::api {
 namespace {
 
-/// Bytes of the table of types that the kernels count in.
+/// The kernels count in a table of objects and types.
 constexpr int64_t kMostTypes = 4096;
 
 struct Labels {
   Shape shape;
   int32_t* data;
-  int64_t n_ids, n_objects;
+  int64_t n_ids;
 
   explicit Labels(const Array& labels)
-      : data(labels_in_place(labels, &shape)),
-        n_ids(largest_label(labels)),
-        n_objects(count_labels(labels)) {}
+      : data(labels_in_place(labels, &shape)), n_ids(largest_label(labels)) {}
 };
 
 void check_2d(const Array& labels, const Shape& shape) {
   if (shape.ndim != 2) reject(labels.name, "2 axes (H, W)", "shape " + text(labels.shape));
+}
+
+/// Rows of the results; `first` is one of them.
+int64_t n_rows_of(const Array& first) {
+  if (first.shape.size() != 1) reject(first.name, "1 axis", "shape " + text(first.shape));
+  return first.shape[0];
+}
+
+void check_rows(const Array& first, int64_t n_rows, int64_t n_objects) {
+  if (n_rows != n_objects) {
+    reject(first.name, std::to_string(n_objects) + " objects", std::to_string(n_rows));
+  }
 }
 
 template <class T>
@@ -32,18 +42,21 @@ T* rows(const Array& labels, const Array& out, const char* dtype, std::vector<in
   return static_cast<T*>(output(out, dtype, shape));
 }
 
-int64_t outlines(const Array& labels, const Array& offsets, const Array* points) {
+void outlines(const Array& labels, const Array& offsets, const Array* points) {
   const Labels in(labels);
   check_2d(labels, in.shape);
-  auto* first = rows<int64_t>(labels, offsets, "int64", {in.n_objects + 1});
+  const int64_t n = n_rows_of(offsets) - 1;
+  auto* first = rows<int64_t>(labels, offsets, "int64", {n + 1});
   int32_t* xy = nullptr;
   if (points != nullptr) {
     if (points->shape.size() != 2) reject(points->name, "shape (n, 2)", text(points->shape));
     xy = rows<int32_t>(labels, *points, "int32", {points->shape[0], 2});
-    if (in.n_objects == 0) return 0;
+    if (points->shape[0] == 0) return;
   }
-  return labels.place.cuda ? cuda::outlines(labels.place, in.data, in.shape, in.n_ids, first, xy)
-                           : cpu::outlines(in.data, in.shape, in.n_ids, first, xy);
+  check_rows(offsets, n,
+             labels.place.cuda
+                 ? cuda::outlines(labels.place, in.data, in.shape, in.n_ids, first, xy, n)
+                 : cpu::outlines(in.data, in.shape, in.n_ids, first, xy, n));
 }
 
 }  // namespace
@@ -51,7 +64,7 @@ int64_t outlines(const Array& labels, const Array& offsets, const Array* points)
 void measure_objects(const Array& labels, const std::optional<Array>& intensity,
                      const PropertyArrays& out) {
   const Labels in(labels);
-  const int64_t n = in.n_objects, ndim = in.shape.ndim;
+  const int64_t n = n_rows_of(out.label), ndim = in.shape.ndim;
   Properties to{};
   to.label = rows<int32_t>(labels, out.label, "int32", {n});
   to.area = rows<int64_t>(labels, out.area, "int64", {n});
@@ -70,9 +83,10 @@ void measure_objects(const Array& labels, const std::optional<Array>& intensity,
     to.intensity[1] = rows<double>(labels, out.smallest.value(), "float64", {n});
     to.intensity[2] = rows<double>(labels, out.largest.value(), "float64", {n});
   }
-  if (n == 0) return;
-  labels.place.cuda ? cuda::measure_objects(labels.place, in.data, in.shape, in.n_ids, values, to)
-                    : cpu::measure_objects(in.data, in.shape, in.n_ids, values, to);
+  check_rows(out.label, n,
+             labels.place.cuda
+                 ? cuda::measure_objects(labels.place, in.data, in.shape, in.n_ids, values, to, n)
+                 : cpu::measure_objects(in.data, in.shape, in.n_ids, values, to, n));
 }
 
 void instance_types(const Array& labels, const Array& types, int64_t n_types, const Array& type,
@@ -103,16 +117,18 @@ void instance_types(const Array& labels, const Array& types, int64_t n_types, co
     }
     pixels.channels = float_view(types, true);
   }
-  auto* best = rows<int32_t>(labels, type, "int32", {in.n_objects});
-  auto* part = rows<double>(labels, share, "float64", {in.n_objects});
-  if (in.n_objects == 0) return;
-  labels.place.cuda
-      ? cuda::instance_types(labels.place, in.data, in.shape, in.n_ids, pixels, best, part)
-      : cpu::instance_types(in.data, in.shape, in.n_ids, pixels, best, part);
+  const int64_t n = n_rows_of(type);
+  auto* best = rows<int32_t>(labels, type, "int32", {n});
+  auto* part = rows<double>(labels, share, "float64", {n});
+  check_rows(
+      type, n,
+      labels.place.cuda
+          ? cuda::instance_types(labels.place, in.data, in.shape, in.n_ids, pixels, best, part, n)
+          : cpu::instance_types(in.data, in.shape, in.n_ids, pixels, best, part, n));
 }
 
-int64_t count_outlines(const Array& labels, const Array& offsets) {
-  return outlines(labels, offsets, nullptr);
+void find_outlines(const Array& labels, const Array& offsets) {
+  outlines(labels, offsets, nullptr);
 }
 
 void trace_outlines(const Array& labels, const Array& offsets, const Array& points) {

@@ -20,8 +20,8 @@ void measure_objects(const Array& labels, const std::optional<Array>& intensity,
 /// Types are an int32 map (H, W) of ids below n_types, or a float map (n_types, H, W).
 void instance_types(const Array& labels, const Array& types, int64_t n_types, const Array& type,
                     const Array& share);
-/// Fills offsets (n + 1,) and returns how many points there are.
-int64_t count_outlines(const Array& labels, const Array& offsets);
+/// Fills offsets (n + 1,), the last of which is the number of points.
+void find_outlines(const Array& labels, const Array& offsets);
 /// Fills points (n_points, 2), x and y, int32.
 void trace_outlines(const Array& labels, const Array& offsets, const Array& points);
 

@@ -4,22 +4,22 @@
 
 namespace cellpost::cpu {
 
-void measure_objects(int32_t* labels, const Shape& shape, int64_t n, const FloatView& intensity,
-                     const Properties& out) {
+int64_t measure_objects(int32_t* labels, const Shape& shape, int64_t n, const FloatView& intensity,
+                        const Properties& out, int64_t n_rows) {
   Exec exec;
-  cellpost::measure_objects(exec, labels, shape, n, intensity, out);
+  return cellpost::measure_objects(exec, labels, shape, n, intensity, out, n_rows);
 }
 
-void instance_types(int32_t* labels, const Shape& shape, int64_t n, const PixelTypes& types,
-                    int32_t* type, double* share) {
+int64_t instance_types(int32_t* labels, const Shape& shape, int64_t n, const PixelTypes& types,
+                       int32_t* type, double* share, int64_t n_rows) {
   Exec exec;
-  cellpost::instance_types(exec, labels, shape, n, types, type, share);
+  return cellpost::instance_types(exec, labels, shape, n, types, type, share, n_rows);
 }
 
-int64_t outlines(int32_t* labels, const Shape& shape, int64_t n, int64_t* offsets,
-                 int32_t* points) {
+int64_t outlines(int32_t* labels, const Shape& shape, int64_t n, int64_t* offsets, int32_t* points,
+                 int64_t n_rows) {
   Exec exec;
-  return cellpost::outlines(exec, labels, shape, n, offsets, points);
+  return cellpost::outlines(exec, labels, shape, n, offsets, points, n_rows);
 }
 
 }  // namespace cellpost::cpu

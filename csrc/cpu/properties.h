@@ -5,10 +5,11 @@
 
 namespace cellpost::cpu {
 
-void measure_objects(int32_t* labels, const Shape& shape, int64_t n, const FloatView& intensity,
-                     const Properties& out);
-void instance_types(int32_t* labels, const Shape& shape, int64_t n, const PixelTypes& types,
-                    int32_t* type, double* share);
-int64_t outlines(int32_t* labels, const Shape& shape, int64_t n, int64_t* offsets, int32_t* points);
+int64_t measure_objects(int32_t* labels, const Shape& shape, int64_t n, const FloatView& intensity,
+                        const Properties& out, int64_t n_rows);
+int64_t instance_types(int32_t* labels, const Shape& shape, int64_t n, const PixelTypes& types,
+                       int32_t* type, double* share, int64_t n_rows);
+int64_t outlines(int32_t* labels, const Shape& shape, int64_t n, int64_t* offsets, int32_t* points,
+                 int64_t n_rows);
 
 }  // namespace cellpost::cpu

@@ -53,15 +53,17 @@ FilterReport resolve_fragments(const Place&, int32_t*, const Shape&, int64_t, Fr
 int64_t count_labels(const Place&, int32_t*, const Shape&, int64_t) { refuse(); }
 int64_t relabel(const Place&, int32_t*, const Shape&, int64_t) { refuse(); }
 
-void measure_objects(const Place&, int32_t*, const Shape&, int64_t, const FloatView&,
-                     const Properties&) {
+int64_t measure_objects(const Place&, int32_t*, const Shape&, int64_t, const FloatView&,
+                        const Properties&, int64_t) {
   refuse();
 }
-void instance_types(const Place&, int32_t*, const Shape&, int64_t, const PixelTypes&, int32_t*,
-                    double*) {
+int64_t instance_types(const Place&, int32_t*, const Shape&, int64_t, const PixelTypes&, int32_t*,
+                       double*, int64_t) {
   refuse();
 }
-int64_t outlines(const Place&, int32_t*, const Shape&, int64_t, int64_t*, int32_t*) { refuse(); }
+int64_t outlines(const Place&, int32_t*, const Shape&, int64_t, int64_t*, int32_t*, int64_t) {
+  refuse();
+}
 
 int64_t label(const Place&, const MaskView&, const Shape&, int, int32_t*) { refuse(); }
 void fill_mask_holes(const Place&, const MaskView&, const Shape&, int, uint8_t*) { refuse(); }

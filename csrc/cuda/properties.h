@@ -7,11 +7,11 @@
 
 namespace cellpost::cuda {
 
-void measure_objects(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
-                     const FloatView& intensity, const Properties& out);
-void instance_types(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
-                    const PixelTypes& types, int32_t* type, double* share);
+int64_t measure_objects(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
+                        const FloatView& intensity, const Properties& out, int64_t n_rows);
+int64_t instance_types(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
+                       const PixelTypes& types, int32_t* type, double* share, int64_t n_rows);
 int64_t outlines(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
-                 int64_t* offsets, int32_t* points);
+                 int64_t* offsets, int32_t* points, int64_t n_rows);
 
 }  // namespace cellpost::cuda

@@ -1,5 +1,6 @@
 // Measuring objects, written once for both devices (Exec: see pipeline/labels.h). Results have a
-// row for each object that is present, in ascending order of id.
+// row for each object that is present, in ascending order of id. All functions return how many
+// objects there are, and write nothing if that is not the number of rows.
 #pragma once
 
 #include "core/labels_properties.h"
@@ -20,11 +21,12 @@ struct Properties {
 };
 
 template <class Exec>
-void measure_objects(Exec& exec, int32_t* labels, const Shape& shape, int64_t n,
-                     const FloatView& intensity, const Properties& out) {
+int64_t measure_objects(Exec& exec, int32_t* labels, const Shape& shape, int64_t n,
+                        const FloatView& intensity, const Properties& out, int64_t n_rows) {
   Objects<Exec> objects(exec, shape, labels, n);
   const ObjectTable& table = objects.table();
   auto ids = objects.kept();
+  if (ids.size() != n_rows) return ids.size();
   {
     auto sums = exec.template alloc<int64_t>(SecondSums::kPairs * (n + 1));
     SecondSums second{};
@@ -48,29 +50,35 @@ void measure_objects(Exec& exec, int32_t* labels, const Shape& shape, int64_t n,
         ids.size(), MeasureIntensity{labels, shape, table, intensity, ids.data(), out.intensity[0],
                                      out.intensity[1], out.intensity[2]});
   }
+  return n_rows;
 }
 
 template <class Exec>
-void instance_types(Exec& exec, int32_t* labels, const Shape& shape, int64_t n,
-                    const PixelTypes& types, int32_t* type, double* share) {
+int64_t instance_types(Exec& exec, int32_t* labels, const Shape& shape, int64_t n,
+                       const PixelTypes& types, int32_t* type, double* share, int64_t n_rows) {
   Objects<Exec> objects(exec, shape, labels, n);
   auto ids = objects.kept();
+  if (ids.size() != n_rows) return ids.size();
   auto count = exec.template alloc<int32_t>(ids.size() * types.n_types);
   exec.for_each_object(ids.size(), FindType{labels, shape, objects.table(), types, ids.data(),
                                             count.data(), type, share});
+  return n_rows;
 }
 
-/// Without points: writes where each outline begins, and returns how many points they have.
+/// Without points, offsets (n_rows + 1) becomes where each outline begins; else it is read.
 template <class Exec>
 int64_t outlines(Exec& exec, int32_t* labels, const Shape& shape, int64_t n, int64_t* offsets,
-                 int32_t* points) {
+                 int32_t* points, int64_t n_rows) {
   Objects<Exec> objects(exec, shape, labels, n);
   auto ids = objects.kept();
+  if (ids.size() != n_rows) return ids.size();
   exec.for_each_object(ids.size(),
                        TraceOutline{labels, shape, objects.table(), ids.data(), offsets, points});
-  if (points != nullptr) return 0;
-  exec.fill(offsets + ids.size(), 1, int64_t{0});
-  return exec.scan(offsets, ids.size() + 1);
+  if (points == nullptr) {
+    exec.fill(offsets + n_rows, 1, int64_t{0});
+    exec.scan(offsets, n_rows + 1);
+  }
+  return n_rows;
 }
 
 }  // namespace cellpost
