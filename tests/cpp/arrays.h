@@ -46,6 +46,7 @@ const char* dtype_name() {
   if (std::is_same_v<T, float>) return "float32";
   if (std::is_same_v<T, double>) return "float64";
   if (std::is_same_v<T, int32_t>) return "int32";
+  if (std::is_same_v<T, int64_t>) return "int64";
   return std::is_same_v<T, bool> ? "bool" : "float16";
 }
 
