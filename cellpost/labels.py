@@ -315,8 +315,8 @@ def resolve_fragments(
 
     Notes
     -----
-    Time linear in the pixels, and 4 bytes of scratch for each (8 from 2**31 pixels on). CUDA runs
-    the same operations.
+    Time linear in the pixels, and 30 bytes of scratch for each run of pixels of one label in a
+    row. CUDA runs the same operations.
 
     Examples
     --------

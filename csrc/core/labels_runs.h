@@ -1,13 +1,13 @@
-// Connected components of binary images. The unit is the horizontal run of set pixels, not the
-// pixel: there are some twenty times fewer, what is known of a component is summed over its runs,
-// and in raster order of the runs a component's first one holds its first pixel. Runs of
-// neighbouring rows that touch are united; the root of a component is its first run, whatever the
-// order of execution.
+// Connected components of binary images, and of label images, where pixels belong together if they
+// touch and have the same label. The unit is the horizontal run of such pixels, not the pixel:
+// there are some twenty times fewer, what is known of a component is summed over its runs, and in
+// raster order of the runs a component's first one holds its first pixel. Runs of neighbouring rows
+// that touch are united; the root of a component is its first run, whatever the order of execution.
 #pragma once
 
 #include "core/atomic.h"
 #include "core/bits.h"
-#include "core/labels_components.h"
+#include "core/union_find.h"
 
 namespace cellpost {
 
@@ -16,9 +16,44 @@ struct BitRows {
   BitImage bits;
   bool inverted;
 
-  CELLPOST_FN uint64_t word(int64_t row, int64_t w) const {
-    const uint64_t word = bits.word(row, w);
-    return inverted ? ~word & bits.valid(w) : word;
+  /// Calls visit(begin, end) for the runs of a row, from the left.
+  template <class Visit>
+  CELLPOST_FN void for_each_run(int64_t row, const Visit& visit) const {
+    uint64_t carry = 0;
+    int64_t begin = 0;
+    for (int64_t w = 0; w < bits.n_words; ++w) {
+      const uint64_t word = inverted ? ~bits.word(row, w) & bits.valid(w) : bits.word(row, w);
+      for (uint64_t edges = word ^ (word << 1 | carry); edges != 0; edges &= edges - 1) {
+        const int b = lowest_bit(edges);
+        if (word >> b & 1u) {
+          begin = 64 * w + b;
+        } else {
+          visit(begin, 64 * w + b);
+        }
+      }
+      carry = word >> 63;
+    }
+    if (carry != 0) visit(begin, bits.width);
+  }
+  CELLPOST_FN bool same(int64_t, int64_t, int64_t, int64_t) const { return true; }
+};
+
+/// The pixels of the objects of a label image.
+struct LabelRows {
+  const int32_t* labels;
+  int64_t width;
+
+  template <class Visit>
+  CELLPOST_FN void for_each_run(int64_t row, const Visit& visit) const {
+    const int32_t* const line = labels + row * width;
+    for (int64_t begin = 0, end; begin < width; begin = end) {
+      for (end = begin + 1; end < width && line[end] == line[begin];) ++end;
+      if (line[begin] != 0) visit(begin, end);
+    }
+  }
+  /// Whether two pixels, each a row and a column, have the same label.
+  CELLPOST_FN bool same(int64_t row, int64_t x, int64_t other_row, int64_t other_x) const {
+    return labels[row * width + x] == labels[other_row * width + other_x];
   }
 };
 
@@ -35,50 +70,38 @@ struct Runs {
   }
 };
 
+template <class Rows>
 struct CountRuns {
-  BitRows rows;
+  Rows rows;
   int64_t* counts;  ///< by row
 
   CELLPOST_FN void operator()(int64_t row) const {
     int64_t n = 0;
-    uint64_t carry = 0;
-    for (int64_t w = 0; w < rows.bits.n_words; ++w) {
-      const uint64_t word = rows.word(row, w);
-      n += count_bits(word & ~(word << 1 | carry));
-      carry = word >> 63;
-    }
+    rows.for_each_run(row, [&n](int64_t, int64_t) { ++n; });
     counts[row] = n;
   }
 };
 
+template <class Rows>
 struct FindRuns {
-  BitRows rows;
+  Rows rows;
   Runs runs;
 
   CELLPOST_FN void operator()(int64_t row) const {
     int64_t run = runs.row_first[row];
-    uint64_t carry = 0;
-    for (int64_t w = 0; w < rows.bits.n_words; ++w) {
-      const uint64_t word = rows.word(row, w);
-      for (uint64_t edges = word ^ (word << 1 | carry); edges != 0; edges &= edges - 1) {
-        const int b = lowest_bit(edges);
-        const auto x = static_cast<int32_t>(64 * w + b);
-        if (word >> b & 1u) {
-          runs.row[run] = static_cast<int32_t>(row);
-          runs.begin[run] = x;
-        } else {
-          runs.end[run++] = x;
-        }
-      }
-      carry = word >> 63;
-    }
-    if (carry != 0) runs.end[run] = static_cast<int32_t>(rows.bits.width);
+    rows.for_each_run(row, [&](int64_t begin, int64_t end) {
+      runs.row[run] = static_cast<int32_t>(row);
+      runs.begin[run] = static_cast<int32_t>(begin);
+      runs.end[run++] = static_cast<int32_t>(end);
+    });
   }
 };
 
 /// Unites the runs of a row with those of the rows before it that they touch. Connectivity as
 /// SciPy counts it: 1 is over edges (faces), the number of axes over corners, too.
+template <class Rows>
 struct JoinRuns {
+  Rows rows;
   Runs runs;
   Shape shape;
   int connectivity;
@@ -96,6 +119,9 @@ struct JoinRuns {
   }
 
  private:
+  CELLPOST_FN void unite(int64_t i, int64_t k) const {
+    if (rows.same(runs.row[i], runs.begin[i], runs.row[k], runs.begin[k])) sets.unite(i, k);
+  }
   /// `slack` is 1 if touching over a corner counts.
   CELLPOST_FN void join(int64_t row, int64_t other_row, int32_t slack) const {
     int64_t i = runs.row_first[row], k = runs.row_first[other_row];
@@ -106,8 +132,15 @@ struct JoinRuns {
       } else if (runs.end[i] + slack <= runs.begin[k]) {
         ++i;
       } else {
-        sets.unite(i, k);
-        runs.end[k] < runs.end[i] ? ++k : ++i;
+        unite(i, k);
+        if (runs.end[k] < runs.end[i]) {
+          ++k;
+        } else {
+          // Runs of other labels may follow without a gap: this one touches the next at its corner.
+          const bool corner = slack > 0 && runs.end[k] == runs.end[i] && k + 1 < k_end;
+          if (corner && runs.begin[k + 1] == runs.end[k]) unite(i, k + 1);
+          ++i;
+        }
       }
     }
   }

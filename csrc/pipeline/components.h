@@ -1,4 +1,4 @@
-// Connected components of binary images, written once for both devices (Exec: see
+// Connected components of binary images and label images, written once for both devices (Exec: see
 // pipeline/labels.h).
 #pragma once
 
@@ -31,26 +31,26 @@ void pack_bits(Exec& exec, const Shape& shape, const Test& test, const BitImage&
   for_each_word(exec, bits, PackBits<Test>{test, shape, bits});
 }
 
-/// The runs of the set pixels, or of those not set, and the components they form.
-template <class Exec>
+/// The runs of pixels that belong together, and the components they form. Rows: BitRows or
+/// LabelRows.
+template <class Exec, class Rows>
 class Components {
  public:
-  Components(Exec& exec, const Shape& shape, const BitImage& bits, bool inverted, int connectivity)
+  Components(Exec& exec, const Shape& shape, const Rows& rows, int connectivity)
       : exec_(exec), shape_(shape) {
-    const BitRows rows{bits, inverted};
     row_first_ = exec.template alloc<int64_t>(shape.rows() + 1);
     exec.fill(row_first_.data() + shape.rows(), 1, int64_t{0});
-    exec.for_each_object(shape.rows(), CountRuns{rows, row_first_.data()});
+    exec.for_each_object(shape.rows(), CountRuns<Rows>{rows, row_first_.data()});
     const int64_t n = exec.scan(row_first_.data(), shape.rows() + 1);
     places_ = exec.template alloc<int32_t>(3 * n);
     runs_ = {n, row_first_.data(), places_.data(), places_.data() + n, places_.data() + 2 * n};
-    exec.for_each_object(shape.rows(), FindRuns{rows, runs_});
+    exec.for_each_object(shape.rows(), FindRuns<Rows>{rows, runs_});
     const bool wide = needs_wide_index(n);
     narrow_ = exec.template alloc<int32_t>(wide ? 0 : n);
     wide_ = exec.template alloc<int64_t>(wide ? n : 0);
     sets_.parent = {wide ? nullptr : narrow_.data(), wide ? wide_.data() : nullptr};
-    exec.for_each(n, StartComponents{sets_.parent});
-    exec.for_each_object(shape.rows(), JoinRuns{runs_, shape, connectivity, sets_});
+    exec.for_each(n, StartSets{sets_.parent});
+    exec.for_each_object(shape.rows(), JoinRuns<Rows>{rows, runs_, shape, connectivity, sets_});
     exec.for_each(n, FlattenRuns{sets_});
   }
 
@@ -59,12 +59,18 @@ class Components {
   /// First runs of the components, ascending.
   auto roots() { return exec_.template select<int64_t>(0, runs_.n, IsRootRun{sets_}); }
 
-  /// Clears components of fewer than `minimum` pixels in `bits`; returns how many.
-  int64_t clear_small(int64_t minimum, const BitImage& bits) {
-    if (minimum <= 1) return 0;
+  /// Pixels of each component, by its root.
+  auto sizes() {
     auto size = exec_.template alloc<int64_t>(runs_.n);
     exec_.fill(size.data(), runs_.n, int64_t{0});
     exec_.for_each(runs_.n, AddRunLength{runs_, sets_, size.data()});
+    return size;
+  }
+
+  /// Clears components of fewer than `minimum` pixels in `bits`; returns how many.
+  int64_t clear_small(int64_t minimum, const BitImage& bits) {
+    if (minimum <= 1) return 0;
+    auto size = sizes();
     exec_.for_each_object(shape_.rows(), ClearSmall{runs_, sets_, size.data(), minimum, bits});
     return exec_.template select<int64_t>(0, runs_.n, IsSmallRoot{sets_, size.data(), minimum})
         .size();
@@ -83,9 +89,12 @@ class Components {
     auto first = roots();
     auto id_of_root = exec_.template alloc<int32_t>(runs_.n);
     exec_.for_each(first.size(), NumberRoots{first.data(), id_of_root.data()});
-    exec_.for_each_object(shape_.rows(),
-                          WriteIds{runs_, sets_, id_of_root.data(), shape_.x, labels});
+    write_ids(id_of_root.data(), labels);
     return first.size();
+  }
+  /// Writes the whole image: the components' ids, by root, and 0 between them.
+  void write_ids(const int32_t* id_of_root, int32_t* labels) {
+    exec_.for_each_object(shape_.rows(), WriteIds{runs_, sets_, id_of_root, shape_.x, labels});
   }
 
  private:
@@ -97,10 +106,16 @@ class Components {
   UnionFind sets_{};
 };
 
+template <class Exec>
+Components<Exec, BitRows> components_of(Exec& exec, const Shape& shape, const BitImage& bits,
+                                        int connectivity) {
+  return Components<Exec, BitRows>(exec, shape, BitRows{bits, false}, connectivity);
+}
+
 /// Sets the pixels of the holes: background of `connectivity` that cannot be left for the border.
 template <class Exec>
 void fill_holes(Exec& exec, const Shape& shape, int connectivity, const BitImage& bits) {
-  Components<Exec>(exec, shape, bits, true, connectivity).set_closed(bits);
+  Components<Exec, BitRows>(exec, shape, BitRows{bits, true}, connectivity).set_closed(bits);
 }
 
 /// Erosion, then dilation, in place.
@@ -116,7 +131,7 @@ int64_t label(Exec& exec, const MaskView& mask, const Shape& shape, int connecti
               int32_t* labels) {
   const Bits<Exec> bits(exec, shape);
   pack_bits(exec, shape, IsInside{mask}, bits.view());
-  return Components<Exec>(exec, shape, bits.view(), false, connectivity).write_ids(labels);
+  return components_of(exec, shape, bits.view(), connectivity).write_ids(labels);
 }
 
 template <class Exec>

@@ -17,8 +17,10 @@
 #include <cmath>
 #include <utility>
 
-#include "core/labels_components.h"
+#include "core/labels.h"
+#include "core/labels_fragments.h"
 #include "core/labels_holes.h"
+#include "pipeline/components.h"
 
 namespace cellpost {
 
@@ -187,43 +189,32 @@ class Objects {
   /// its own. The table is fresh afterwards. Returns how many parts were dropped or added.
   int64_t resolve_fragments(Fragments mode) {
     if (mode == Fragments::keep) return 0;
-    const int64_t n_pixels = shape_.pixels();
-    const bool wide = needs_wide_index(n_pixels);
-    auto narrow_parent = exec_.template alloc<int32_t>(wide ? 0 : n_pixels);
-    auto wide_parent = exec_.template alloc<int64_t>(wide ? n_pixels : 0);
-    const UnionFind sets{
-        {wide ? nullptr : narrow_parent.data(), wide ? wide_parent.data() : nullptr}};
-    exec_.for_each(n_pixels, StartComponents{sets.parent});
-    exec_.for_each_pixel(shape_.rows(), shape_.x, JoinComponents{labels_, shape_, sets});
-    exec_.for_each(n_pixels, FlattenComponents{labels_, sets});
-    auto roots = exec_.template select<int64_t>(0, n_pixels, IsRoot{labels_, sets});
-    const int64_t n_added = roots.size() - kept().size();
+    Components<Exec, LabelRows> pieces(exec_, shape_, {labels_, shape_.x}, shape_.ndim);
+    const Runs& runs = pieces.runs();
+    auto roots = pieces.roots();
+    const int64_t n_added = roots.size() - kept().size(), width = shape_.x;
     if (n_added == 0) return 0;
+    auto chosen = exec_.template alloc<int64_t>(table_.n + 1);  // by id
+    exec_.fill(chosen.data(), table_.n + 1, kNowhere);
     if (mode == Fragments::largest) {
-      auto size = exec_.template alloc<int64_t>(roots.size());
+      auto size = pieces.sizes();
       auto best_size = exec_.template alloc<int64_t>(table_.n + 1);
-      auto best_root = exec_.template alloc<int64_t>(table_.n + 1);
-      exec_.fill(size.data(), roots.size(), int64_t{0});
       exec_.fill(best_size.data(), table_.n + 1, int64_t{0});
-      exec_.fill(best_root.data(), table_.n + 1, kNowhere);
-      exec_.for_each_pixel(
-          shape_.rows(), shape_.x,
-          CountComponent{labels_, shape_, sets, roots.data(), roots.size(), size.data()});
-      exec_.for_each(roots.size(),
-                     LargestSize{labels_, roots.data(), size.data(), best_size.data()});
-      exec_.for_each(roots.size(), LargestRoot{labels_, roots.data(), size.data(), best_size.data(),
-                                               best_root.data()});
-      exec_.for_each(n_pixels, KeepLargest{sets, best_root.data(), labels_});
+      exec_.for_each(roots.size(), LargestSize{labels_, width, runs, roots.data(), size.data(),
+                                               best_size.data()});
+      exec_.for_each(roots.size(), LargestRoot{labels_, width, runs, roots.data(), size.data(),
+                                               best_size.data(), chosen.data()});
+      exec_.for_each(runs.n, KeepLargest{width, runs, pieces.sets(), chosen.data(), labels_});
     } else {
-      auto id_of_root = exec_.template alloc<int32_t>(roots.size());
+      auto id_of_root = exec_.template alloc<int32_t>(runs.n);
       auto is_later = exec_.template alloc<int64_t>(roots.size());
-      const LaterFragment later{labels_, roots.data(), table_.first};
-      exec_.for_each(roots.size(), MarkLater{later, is_later.data()});
-      exec_.scan(is_later.data(), roots.size());
+      exec_.for_each(roots.size(), FirstRoot{labels_, width, runs, roots.data(), chosen.data()});
       exec_.for_each(roots.size(),
-                     NameFragment{later, is_later.data(), table_.n, id_of_root.data()});
-      exec_.for_each(n_pixels,
-                     SplitComponents{sets, roots.data(), roots.size(), id_of_root.data(), labels_});
+                     MarkLater{labels_, width, runs, roots.data(), chosen.data(), is_later.data()});
+      exec_.scan(is_later.data(), roots.size());
+      exec_.for_each(roots.size(), NameFragment{labels_, width, runs, roots.data(), chosen.data(),
+                                                is_later.data(), table_.n, id_of_root.data()});
+      pieces.write_ids(id_of_root.data(), labels_);
       resize(table_.n + n_added);
     }
     measure();

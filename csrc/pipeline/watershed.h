@@ -24,7 +24,7 @@ template <class Exec, class Energy>
 int64_t flood(Exec& exec, const Shape& shape, const BitImage& mask, int connectivity,
               const Energy& energy, int32_t* labels) {
   exec.for_each_pixel(shape.rows(), shape.x, ClearOutside{mask, labels});
-  Components<Exec> components(exec, shape, mask, false, connectivity);
+  auto components = components_of(exec, shape, mask, connectivity);
   const Runs& runs = components.runs();
   const UnionFind& sets = components.sets();
   auto smallest = exec.template alloc<int32_t>(runs.n);
@@ -141,7 +141,7 @@ HoverReport hover_markers(Exec& exec, const FloatView& hv, const Shape& shape,
   HoverReport report;
   pack_bits(exec, shape, options.is_nucleus, mask);
   {
-    Components<Exec> regions(exec, shape, mask, false, 1);
+    auto regions = components_of(exec, shape, mask, 1);
     report.n_small_regions = regions.clear_small(options.min_size, mask);
     report.n_regions = regions.roots().size() - report.n_small_regions;
   }
@@ -154,9 +154,9 @@ HoverReport hover_markers(Exec& exec, const FloatView& hv, const Shape& shape,
   pack_bits(exec, shape, IsMarker{mask, border, options.border_limit}, inner.view());
   fill_holes(exec, shape, options.style == HoverStyle::monai ? 2 : 1, inner.view());
   open_bits(exec, shape, options.footprint, inner.view());
-  report.n_small_markers = Components<Exec>(exec, shape, inner.view(), false, 1)
-                               .clear_small(options.min_size, inner.view());
-  report.n_markers = Components<Exec>(exec, shape, inner.view(), false, 1).write_ids(markers);
+  report.n_small_markers =
+      components_of(exec, shape, inner.view(), 1).clear_small(options.min_size, inner.view());
+  report.n_markers = components_of(exec, shape, inner.view(), 1).write_ids(markers);
   return report;
 }
 

@@ -9,8 +9,8 @@
 #include "check.h"
 #include "core/flows_diffusion.h"
 #include "core/flows_trace.h"
-#include "core/labels_components.h"
 #include "core/labels_holes.h"
+#include "core/union_find.h"
 
 using namespace cellpost;
 using cellpost::testing::Random;
@@ -204,8 +204,8 @@ TEST(core, union_find_roots_are_the_smallest_index) {
   std::vector<int64_t> wide(200), plain(200);
   const UnionFind a{{narrow.data(), nullptr}}, b{{nullptr, wide.data()}};
   for (int64_t i = 0; i < 200; ++i) {
-    StartComponents{a.parent}(i);
-    StartComponents{b.parent}(i);
+    StartSets{a.parent}(i);
+    StartSets{b.parent}(i);
     plain[static_cast<size_t>(i)] = i;
   }
   for (int join = 0; join < 150; ++join) {
