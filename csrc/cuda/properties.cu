@@ -6,15 +6,15 @@ namespace cellpost::cuda {
 
 int64_t measure_objects(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
                         const FloatView& intensity, const Properties& out, int64_t n_rows) {
-  run_at(place, [&](Exec& exec) {
-    cellpost::measure_objects(exec, labels, shape, n, intensity, out, n_rows);
+  return run_at(place, [&](Exec& exec) {
+    return cellpost::measure_objects(exec, labels, shape, n, intensity, out, n_rows);
   });
 }
 
 int64_t instance_types(const Place& place, int32_t* labels, const Shape& shape, int64_t n,
                        const PixelTypes& types, int32_t* type, double* share, int64_t n_rows) {
-  run_at(place, [&](Exec& exec) {
-    cellpost::instance_types(exec, labels, shape, n, types, type, share, n_rows);
+  return run_at(place, [&](Exec& exec) {
+    return cellpost::instance_types(exec, labels, shape, n, types, type, share, n_rows);
   });
 }
 
