@@ -114,7 +114,8 @@ def watershed(
 
     Components of the mask are flooded at the same time, each by a queue of its own, which gives
     the same answer as one for all: time n log n in the pixels of components with several markers,
-    linear in all others. CUDA runs the same operations.
+    linear in all others; a component as large as the image occupies one thread. CUDA runs the same
+    operations, with 32 bytes of scratch for each pixel of components with several markers.
 
     Examples
     --------
@@ -233,8 +234,9 @@ def hover_watershed(
     `watershed` decides. A probability that is not finite is background, and such a value of the
     maps counts as 0 and to no range. Maps without any extent have no markers: the result is empty.
 
-    Memory: 4.3 bytes a pixel and 20 for each run of foreground pixels, besides the result. Time
-    grows with the pixels. CUDA runs the same operations.
+    Values are read as float32. Memory: 4.3 bytes a pixel and 30 for each run of foreground pixels
+    in a row, besides the result; on CUDA also 32 for each pixel of regions with several markers.
+    Time grows with the pixels. CUDA runs the same operations.
 
     Examples
     --------

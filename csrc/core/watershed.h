@@ -211,7 +211,7 @@ struct Flood {
     FloodPixel p;
     while (queue.take(p)) {
       const int32_t id = labels[p.row * shape.x + p.x];
-      const int64_t z = p.row / shape.y, y = p.row % shape.y;
+      const int64_t z = plane(p.row), y = p.row - z * shape.y;
       for (int k = 0; k < neighbours.n; ++k) {
         const auto& step = neighbours.step[k];
         if (!shape.contains(z + step[0], y + step[1], p.x + step[2])) continue;
@@ -226,8 +226,11 @@ struct Flood {
   }
 
  private:
+  /// Without a division in 2D.
+  CELLPOST_FN int64_t plane(int32_t row) const { return shape.ndim == 2 ? 0 : row / shape.y; }
   CELLPOST_FN uint64_t level(int32_t row, int32_t x) const {
-    return energy.level(row / shape.y, row % shape.y, x);
+    const int64_t z = plane(row);
+    return energy.level(z, row - z * shape.y, x);
   }
 };
 
