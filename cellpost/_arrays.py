@@ -139,6 +139,8 @@ class Arrays:
         n_pixels = int(np.prod(shape))
         xp = self.xp
         ids = None
+        if n_pixels > 0 and dtype in ("int8", "int16") and (lowest := int(xp.min(labels))) < 0:
+            raise ValueError(f"{name}: expected ids >= 0; got {lowest}")
         if n_pixels > 0 and dtype in ("int32", "int64", "uint32", "uint64"):
             # CUDA has no kernels for torch's wide unsigned types; on the CPU NumPy sees them too.
             wide = self._as_int64(name, labels, dtype)

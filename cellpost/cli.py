@@ -240,6 +240,14 @@ def hover(
     connectivity: Annotated[
         int, typer.Option(help="Of the watershed: 1 over edges, 2 over corners, too.")
     ] = 1,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="What H and V are scaled by.", show_default="their own"),
+    ] = None,
+    gradient_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="What their derivatives are scaled by.", show_default="their own"),
+    ] = None,
     out_dtype: Annotated[
         str | None,
         typer.Option(help="Integer type in the file.", show_default="uint16 if it fits, or uint32"),
@@ -263,6 +271,8 @@ def hover(
         "min_size": min_size,
         "sigma": sigma,
         "connectivity": connectivity,
+        "value_range": value_range,
+        "gradient_range": gradient_range,
         "out_dtype": out_dtype,
     }
     job = Job(maps, output, image, overlay, report, out_dtype, device, threads, overwrite, quiet)

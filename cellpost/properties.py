@@ -30,8 +30,8 @@ def properties(
     ----------
     labels : array, (H, W) or (D, H, W), any integer dtype
         Label image, ids >= 0, gaps allowed.
-    intensity : array, shape, library and device of `labels`, a float dtype, optional
-        Image whose values are summed up.
+    intensity : array, shape, library and device of `labels`, float or integer, optional
+        Image whose values are summed up, in float64.
     extra : iterable of str
         Further columns, by scikit-image's names (``"solidity"``, ``"feret_diameter_max"`` ...).
         scikit-image measures them, one object after the other, on the CPU, as NumPy arrays.
@@ -52,15 +52,17 @@ def properties(
         If an input is no array or has no fitting dtype, or the two are of different libraries.
     ValueError
         If shapes or devices do not fit, or there are negative ids.
+        Also if scikit-image does not know an extra column.
     ImportError
         If there are extra columns and scikit-image is not installed.
 
     Notes
     -----
-    Equal to scikit-image's within rounding (1e-9 relative), in time linear in the pixels, or with
-    `intensity` in the bounding boxes. Sums are of integers, or taken in raster order: no rounding
-    depends on threads. An object that holds a NaN has NaN intensities. An image without objects
-    gives empty columns. CUDA runs the same operations.
+    Equal to scikit-image's of a float64 image within rounding (1e-9 relative), in time linear in
+    the pixels, or with `intensity` in the bounding boxes. Objects of millions of pixels a side have
+    NaN for axes, eccentricity and orientation. Sums are of integers, or taken in raster order: no
+    rounding depends on threads. An object that holds a NaN has NaN intensities. An image without
+    objects gives empty columns. CUDA runs the same operations.
 
     Examples
     --------
@@ -73,8 +75,11 @@ def properties(
     arrays = Arrays(**given)
     found, ids = arrays.int32_labels("labels", to_write=False)
     n = _core.count_labels(found, arrays.stream)
-    table = _measured(arrays, found, ids, n, None if intensity is None else arrays["intensity"])
-    table.update(_by_scikit_image(labels, intensity, tuple(extra)))
+    values = None if intensity is None else arrays["intensity"]
+    if values is not None and "int" in dtype_name(values):
+        values = arrays.xp.astype(values, arrays.xp.float64)
+    table = _measured(arrays, found, ids, n, values)
+    table.update(_by_scikit_image(found, intensity, extra))
     return table
 
 
@@ -111,9 +116,9 @@ def _ellipse(xp: Any, covariance: Array) -> dict[str, Array]:
     spread = xp.sqrt(((yy - xx) / 2) ** 2 + xy**2)
     major, minor = middle + spread, xp.where(middle > spread, middle - spread, 0 * middle)
     positive = xp.where(major > 0, major, 1 + 0 * major)
-    # scikit-image: from the rows' axis; the sign of a round object's angle means nothing
+    # as scikit-image: from the rows' axis; a round object's is -pi / 4
     angle = xp.atan2(-2 * xy, yy - xx) / 2
-    quarter = xp.where(xy < 0, 0 * xy + np.pi / 4, 0 * xy - np.pi / 4)
+    quarter = xp.where(xy > 0, 0 * xy + np.pi / 4, 0 * xy - np.pi / 4)
     return {
         "axis_major_length": 4 * xp.sqrt(xp.where(major > 0, major, 0 * major)),
         "axis_minor_length": 4 * xp.sqrt(minor),
@@ -122,13 +127,19 @@ def _ellipse(xp: Any, covariance: Array) -> dict[str, Array]:
     }
 
 
-def _by_scikit_image(labels: Array, intensity: Array | None, names: tuple[str, ...]) -> Any:
+def _by_scikit_image(labels: Array, intensity: Array | None, extra: Iterable[str]) -> Any:
+    if isinstance(extra, str):
+        raise TypeError(f"extra: expected several names; got the string {extra!r}")
+    names = tuple(extra)
     if not names:
         return {}
     measure = importlib.import_module("skimage.measure")
 
     image = None if intensity is None else _host(intensity)
-    return measure.regionprops_table(_host(labels), image, properties=names)
+    try:
+        return measure.regionprops_table(_host(labels), image, properties=names)
+    except AttributeError as error:
+        raise ValueError(f"extra: expected names that scikit-image knows; {error}") from None
 
 
 def instance_types(
@@ -183,7 +194,12 @@ def _typed(
     arrays: Arrays, labels: Array, n_objects: int, n_types: int | None
 ) -> tuple[Array, Array]:
     pixels = arrays["types"]
-    if len(pixels.shape) == 3 and not dtype_name(pixels).startswith(("int", "uint", "bool")):
+    if len(pixels.shape) == 3:
+        if "float" not in dtype_name(pixels):
+            raise TypeError(
+                "types: expected (H, W) integers or (C, H, W) of a float dtype; got "
+                f"{dtype_name(pixels)} of shape {tuple(pixels.shape)}"
+            )
         n = int(pixels.shape[0])
         if n_types is not None and integer("n_types", n_types) != n:
             raise ValueError(f"n_types: expected the channels of types, {n}; got {n_types}")
@@ -339,9 +355,9 @@ def instance_table(
 
     Notes
     -----
-    Box and contour agree: the contour's extent is the box (HoVer-Net's contours run through pixel
-    middles, so theirs do not). Contours of objects in several pieces: see `contours`. No loop over
-    cells runs in Python.
+    Box and contour agree: the contour's extent is the box of an object in one piece (HoVer-Net's
+    contours run through pixel middles, so theirs are not). Of several pieces see `contours`. No
+    loop over cells runs in Python.
 
     Examples
     --------
@@ -355,6 +371,8 @@ def instance_table(
     except (TypeError, ValueError):
         raise ValueError(f"offset: expected two integers x, y; got {offset!r}") from None
     dx, dy = integer("offset", dx), integer("offset", dy)
+    if max(abs(dx), abs(dy)) >= 2**30:
+        raise ValueError(f"offset: expected less than 2**30 pixels; got {offset!r}")
     arrays = Arrays(labels=labels) if types is None else Arrays(labels=labels, types=types)
     found, ids = arrays.int32_labels("labels", to_write=False)
     if len(found.shape) != 2:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from cellpost import _core
 from cellpost._arrays import Array, Arrays
 from cellpost.labels import choose, integer, number
@@ -46,7 +48,8 @@ class HoverReport:
     n_small_markers : int
         Markers below `min_size`.
     n_unmarked : int
-        Components of the foreground without a marker: they stay background.
+        Components of the foreground without a marker, by the watershed's connectivity: they stay
+        background.
     n_labels : int
         Nuclei in the result (0 from `watershed_markers`, which floods nothing).
     """
@@ -114,8 +117,10 @@ def watershed(
 
     Components of the mask are flooded at the same time, each by a queue of its own, which gives
     the same answer as one for all: time n log n in the pixels of components with several markers,
-    linear in all others; a component as large as the image occupies one thread. CUDA runs the same
-    operations, with 32 bytes of scratch for each pixel of components with several markers.
+    linear in all others; a component as large as the image occupies one thread. Scratch: up to 60
+    bytes for each run of the mask's pixels in a row, and 24 for each pixel at the front of a
+    component at work, in pure noise up to all of them. CUDA runs the same operations, with 32 bytes
+    for each pixel of components with several markers.
 
     Examples
     --------
@@ -234,9 +239,11 @@ def hover_watershed(
     `watershed` decides. A probability that is not finite is background, and such a value of the
     maps counts as 0 and to no range. Maps without any extent have no markers: the result is empty.
 
-    Values are read as float32. Memory: 4.3 bytes a pixel and 30 for each run of foreground pixels
-    in a row, besides the result; on CUDA also 32 for each pixel of regions with several markers.
-    Time grows with the pixels. CUDA runs the same operations.
+    Values are read as float32, and rounded to it if they are float64. Memory besides the result:
+    4.3 bytes a pixel, up to 60 for each run of foreground pixels in a row, and 24 for each pixel at
+    the front of a region that is being flooded (few, but in maps of pure noise); on CUDA 32 for
+    each pixel of regions with several markers. Time grows with the pixels. CUDA runs the same
+    operations.
 
     Examples
     --------
@@ -367,8 +374,9 @@ def hover_ranges(
 ) -> HoverRanges:
     """Find the ranges that `hover_watershed` scales HoVer maps by.
 
-    With the ranges of the whole image the answer for a part of it is the whole's (but within
-    ``ksize // 2`` pixels of a cut). The whole's ranges are the smallest and largest of its parts':
+    With the ranges of the whole image the borders and energies of a part of it are the whole's, but
+    within ``ksize // 2`` pixels of a cut; so are the nuclei of regions that no cut goes through.
+    The whole's ranges are the smallest and largest of its parts':
     first of `value`, then, with these as `value_range`, of `gradient`, again without the
     ``ksize // 2`` pixels at cuts.
 
@@ -516,8 +524,8 @@ def binary_opening(
 
     Notes
     -----
-    What lies outside the image does not erode. Equal to ``cv2.morphologyEx`` and
-    ``skimage.morphology.opening``; 64 pixels an operation.
+    What lies outside the image does not erode. Equal to ``cv2.morphologyEx`` and, where the
+    footprint is smaller than the image, to ``skimage.morphology.opening``; 64 pixels an operation.
 
     Examples
     --------
@@ -592,12 +600,11 @@ def _parameters(
 def _as_bounds(name: str, given: Sequence[Any]) -> Bounds:
     """One pair of numbers for both maps, or a pair for each."""
     try:
-        pairs = list(given)
-        if not hasattr(pairs[0], "__len__"):
-            pairs = [pairs, pairs]
-        (h_low, h_high), (v_low, v_high) = pairs
-        return (float(h_low), float(h_high)), (float(v_low), float(v_high))
-    except (TypeError, ValueError, IndexError):
+        (h_low, h_high), (v_low, v_high) = np.broadcast_to(
+            np.asarray(given, float), (2, 2)
+        ).tolist()
+        return (h_low, h_high), (v_low, v_high)
+    except (TypeError, ValueError):
         raise ValueError(
             f"{name}: expected (low, high) or ((low, high), (low, high)); got {given!r}"
         ) from None

@@ -54,7 +54,7 @@ def test_options_are_those_of_hover_watershed():
     offered = inspect.signature(cli.hover).parameters
     ours = {"maps", "output", "image", "overlay", "table", "report", "axes", "device", "threads"}
     ours |= {"overwrite", "quiet"}
-    theirs = {"prob", "hv", "return_report", "value_range", "gradient_range"}
+    theirs = {"prob", "hv", "return_report"}
     assert set(offered) - ours == set(given) - theirs
     for name in set(offered) - ours:
         default = getattr(offered[name].default, "value", offered[name].default)
@@ -124,6 +124,10 @@ def test_overlay_table_report_and_metadata(folder, maps):
             {"prob": np.zeros((9, 9)), "hv": np.zeros((2, 9, 9)), "types": np.zeros((8, 9))},
             ["types", "(8, 9)"],
         ),
+        *(
+            ({"prob": np.zeros((9, 9)), "hv": np.zeros((2, 9, 9)), "types": types}, ["types"])
+            for types in (np.full((9, 9), -1), np.zeros((9, 9)), np.zeros((3, 9, 9), int))
+        ),
     ],
 )
 def test_maps_that_do_not_fit_are_refused(folder, content, parts):
@@ -140,6 +144,7 @@ def test_maps_that_do_not_fit_are_refused(folder, content, parts):
     ("flags", "part"),
     [
         (("--ksize", 4), "ksize"),
+        (("--value-range", 1, 1), "value_range"),
         (("--activation", "softmax"), "prob: expected shape"),
         (("--table", "masks.tif"), "named twice"),
         (("--threads", 0), "--threads: expected 1 or more; got 0"),

@@ -71,6 +71,43 @@ def test_real_nuclei_and_volumes(nuclei2d, nuclei3d, device):
             np.testing.assert_allclose(device.get(got[name]), column, 1e-9, 1e-9, err_msg=name)
 
 
+def test_orientation_at_45_degrees_is_scikit_images(device):
+    tilted = np.zeros((12, 20), np.int32)
+    tilted[0, 0] = tilted[1, 1] = 1
+    tilted[5, 1] = tilted[4, 2] = 2
+    tilted[6:8, 6:8] = tilted[8, 8] = 3
+    tilted[10, 10] = 4
+    got = cellpost.properties(device.put(tilted))
+    expected = by_scikit_image(tilted)
+    np.testing.assert_allclose(device.get(got["orientation"]), expected["orientation"], 0, 1e-12)
+
+
+def test_moments_that_64_bits_cannot_hold_are_nan():
+    table = cellpost.properties(np.ones((1, 2**21), np.int32))
+    assert table["area"].tolist() == [2**21]
+    assert np.isnan(table["axis_major_length"]).all()
+    wide = cellpost.properties(np.ones((1, 2**19), np.int32))
+    np.testing.assert_allclose(wide["axis_major_length"], 4 * np.sqrt((2**38 - 1) / 12), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+def test_intensities_may_be_integers(dtype, device):
+    labels = some_labels()
+    image = np.random.default_rng(1).integers(0, 200, labels.shape).astype(dtype)
+    got = cellpost.properties(device.put(labels), device.put(image))
+    expected = cellpost.properties(labels, image.astype(np.float64))
+    np.testing.assert_array_equal(device.get(got["intensity_mean"]), expected["intensity_mean"])
+
+
+def test_types_of_many_objects_are_counted_in_batches(device):
+    labels = np.arange(1, 64 * 65 + 1, dtype=np.int32).reshape(64, 65)
+    types = np.zeros(labels.shape, np.int32)
+    types[5, 6] = 4095
+    types[6] = 7
+    got = device.get(cellpost.instance_types(device.put(labels), device.put(types))[0])
+    np.testing.assert_array_equal(got, types.ravel())
+
+
 def test_extra_columns_are_measured_by_scikit_image():
     labels = some_labels()
     got = cellpost.properties(labels, extra=("solidity",))
@@ -271,7 +308,20 @@ LABELS = np.ones((6, 7), np.int32)
         (lambda: cellpost.properties(LABELS.astype(F)), TypeError, "labels: expected an integer"),
         (lambda: cellpost.properties(-LABELS), ValueError, "labels: expected ids >= 0"),
         (lambda: cellpost.properties(LABELS[0]), ValueError, "labels: expected 2 axes"),
-        (lambda: cellpost.properties(LABELS, LABELS), TypeError, "intensity: expected float16"),
+        (lambda: cellpost.properties(LABELS, LABELS > 0), TypeError, "intensity: expected float16"),
+        (lambda: cellpost.properties(LABELS, extra="solidity"), TypeError, "extra: expected"),
+        (lambda: cellpost.properties(LABELS, extra=["nope"]), ValueError, "extra: expected names"),
+        (lambda: cellpost.instance_table(LABELS, offset=(2**31, 0)), ValueError, "offset"),
+        (
+            lambda: cellpost.instance_types(LABELS, (LABELS - 2).astype("int8")),
+            ValueError,
+            "types: expected ids >= 0; got -1",
+        ),
+        (
+            lambda: cellpost.instance_types(LABELS, np.ones((3, 6, 7), int)),
+            TypeError,
+            r"types: expected \(H, W\) integers or \(C, H, W\)",
+        ),
         (lambda: cellpost.properties(LABELS, np.ones((7, 6))), ValueError, "intensity: expected"),
         (lambda: cellpost.contours(LABELS[None]), ValueError, r"labels: expected 2 axes \(H, W\)"),
         (lambda: cellpost.instance_table(LABELS[None]), ValueError, "labels: expected 2 axes"),

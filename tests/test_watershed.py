@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_opening_is_opencvs_and_scikit_images(radius):
     np.testing.assert_array_equal(got, expected > 0)
     expected = morphology.opening(mask.astype(np.uint8), morphology.disk(radius))
     np.testing.assert_array_equal(cellpost.binary_opening(mask, radius=radius), expected > 0)
+
+
+def test_label_of_a_volume_whose_runs_join_from_right_to_left_takes_linear_time():
+    # Teeth side by side, each joined to its left neighbour a row later than to its right one.
+    n = 1024
+    mask = np.zeros((2, n // 2, n), bool)
+    mask[:, :, ::2] = True
+    rows = np.arange(n // 2 - 1)
+    mask[0, rows, n - 3 - 2 * rows] = True
+    start = time.perf_counter()
+    labels = cellpost.label(mask)
+    seconds = time.perf_counter() - start
+    np.testing.assert_array_equal(labels, ndimage.label(mask)[0])
+    assert seconds < 0.5  # some milliseconds; a chain walked again for each run takes far longer
 
 
 # ---- watershed ----------------------------------------------------------------------------------
@@ -588,6 +603,7 @@ GOOD = (np.ones((20, 30), F), np.ones((2, 20, 30), F))
         (GOOD[0], GOOD[1], {"connectivity": 3}, ValueError, "connectivity: expected 1 to 2"),
         (GOOD[0], GOOD[1], {"connectivity": 0}, ValueError, "connectivity: expected 1 to 2"),
         (GOOD[0], GOOD[1], {"style": "monai", "sigma": 0}, ValueError, "sigma: expected"),
+        (GOOD[0], GOOD[1], {"sigma": -1}, ValueError, "sigma: expected"),
         (GOOD[0], GOOD[1], {"style": "monai", "sigma": 9}, ValueError, "sigma: expected"),
         (GOOD[0], GOOD[1], {"style": "monai", "sigma": np.nan}, ValueError, "sigma: expected"),
         (GOOD[0], GOOD[1], {"value_range": (1, 1)}, ValueError, "value_range: expected finite"),
@@ -606,7 +622,14 @@ def test_bad_arguments_of_hover_watershed_are_named(prob, hv, options, error, me
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda e, m: cellpost.watershed(e, m - 1), ValueError, "markers: expected ids >= 0"),
+        *(
+            (
+                lambda e, m, t=t: cellpost.watershed(e, (m - 1).astype(t)),
+                ValueError,
+                "markers: expected ids >= 0; got -1",
+            )
+            for t in ("int8", "int16", "int32", "int64")
+        ),
         (lambda e, m: cellpost.watershed(e, e), TypeError, "markers: expected an integer dtype"),
         (lambda e, m: cellpost.watershed(e, m[1:]), ValueError, "energy: expected shape"),
         (lambda e, m: cellpost.watershed(e + 0j, m), TypeError, "energy: expected a real dtype"),

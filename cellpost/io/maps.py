@@ -203,8 +203,13 @@ def _checked_hover(path: Path, prob: Array, hv: Array, types: Array | None, axes
     plane = prob.shape[-2:]
     if prob.shape not in (plane, (2, *plane)) or hv.shape != (2, *plane) or len(plane) != 2:
         raise FileFormatError(path, _HOVER_EXPECTED, got)
-    if types is not None and (types.shape[-2:] != plane or types.ndim not in (2, 3)):
-        raise FileFormatError(path, _HOVER_EXPECTED, f"{got}, and types {describe(types)}")
+    if types is not None:
+        fits = types.dtype.kind in {2: "iu", 3: "f"}.get(types.ndim, "") and types.size
+        if types.shape[-2:] != plane or not fits or (types.ndim == 2 and types.min() < 0):
+            wanted = "(H, W) integers >= 0 or (C, H, W) floating point"
+            raise FileFormatError(
+                path, _HOVER_EXPECTED, f"{got}, and types {describe(types)}, which are not {wanted}"
+            )
     return HoverMaps(prob, hv, types, axes)
 
 

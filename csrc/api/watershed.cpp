@@ -42,10 +42,6 @@ Footprint make_footprint(int64_t radius, FootprintShape kind) {
 /// Taps of a Gaussian, each the integral over a pixel by the error function, rounded to float as
 /// PyTorch rounds.
 void make_taps(double sigma, HoverOptions& options) {
-  if (!(sigma > 0.0) || sigma > kLargestSigma) {
-    reject("sigma", "a number above 0 and up to " + std::to_string(kLargestSigma),
-           std::to_string(sigma));
-  }
   const float width = static_cast<float>(sigma);
   options.tail = static_cast<int>(std::max(static_cast<double>(width) * 4.0, 0.5) + 0.5);
   const float t = 0.70710678f / width;
@@ -97,7 +93,11 @@ HoverOptions make_options(const HoverParameters& p) {
                              : p.border_threshold;
   options.footprint = make_footprint(p.radius, p.footprint);
   options.min_size = p.min_size;
-  if (p.style == HoverStyle::monai) make_taps(p.sigma, options);
+  if (!(p.sigma > 0.0) || p.sigma > kLargestSigma) {
+    reject("sigma", "a number above 0 and up to " + std::to_string(kLargestSigma),
+           std::to_string(p.sigma));
+  }
+  make_taps(p.sigma, options);
   take_ranges(p.value_range, "value_range", &options.has_value_range, options.ranges.value);
   take_ranges(p.gradient_range, "gradient_range", &options.has_gradient_range,
               options.ranges.gradient);

@@ -18,6 +18,16 @@ struct SecondSums {
   int64_t* sum[kPairs];
 };
 
+/// Whether the sums cannot exceed 64 bits: an object of some million pixels a side has none.
+CELLPOST_FN bool has_sums(const ObjectTable& table, int64_t id) {
+  double longest = 0.0;
+  for (int k = 0; k < 3; ++k) {
+    const auto extent = static_cast<double>(table.extent(id, k));
+    longest = extent > longest ? extent : longest;
+  }
+  return static_cast<double>(table.size[id]) * longest * longest < 1e18;
+}
+
 struct ClearSums {
   SecondSums second;
   CELLPOST_FN void operator()(int64_t id) const {
@@ -35,7 +45,7 @@ struct AddSecondSums {
   CELLPOST_FN void operator()(int64_t row, int64_t x) const {
     const int32_t* line = labels + row * shape.x;
     const int32_t id = line[x];
-    if (id == 0 || (x > 0 && line[x - 1] == id)) return;
+    if (id == 0 || (x > 0 && line[x - 1] == id) || !has_sums(table, id)) return;
     int64_t end = x + 1;
     while (end < shape.x && line[end] == id) ++end;
     const int64_t n = end - x, a = x - table.low[2][id], b = a + n - 1;
@@ -53,7 +63,10 @@ struct AddSecondSums {
 
  private:
   /// 0 + 1 + 4 + ... + n^2; 0 for n = -1.
-  CELLPOST_FN static int64_t squares(int64_t n) { return n * (n + 1) * (2 * n + 1) / 6; }
+  CELLPOST_FN static int64_t squares(int64_t n) {
+    const int64_t sum = n * (n + 1) / 2;  // one of this and 2 n + 1 is a multiple of 3
+    return sum % 3 == 0 ? sum / 3 * (2 * n + 1) : sum * ((2 * n + 1) / 3);
+  }
 };
 
 /// Writes a row for each listed object. Bounding boxes are lows, then highs (half-open); axes are
@@ -67,7 +80,7 @@ struct WriteProperties {
   int64_t* area;
   int64_t* bbox;       ///< (n, 2 ndim)
   double* centroid;    ///< (n, ndim)
-  double* covariance;  ///< (n, ndim, ndim)
+  double* covariance;  ///< (n, ndim, ndim); NaN without sums
 
   CELLPOST_FN void operator()(int64_t i) const {
     const int32_t id = ids[i];
@@ -87,7 +100,8 @@ struct WriteProperties {
       for (int b = skip; b < 3; ++b) {
         const int pair = a == b ? a : 6 - a - b;
         covariance[(ndim * i + a - skip) * ndim + b - skip] =
-            static_cast<double>(second.sum[pair][id]) / n - mean[a] * mean[b];
+            has_sums(table, id) ? static_cast<double>(second.sum[pair][id]) / n - mean[a] * mean[b]
+                                : NAN;
       }
     }
   }
@@ -210,20 +224,22 @@ struct PixelTypes {
 };
 
 /// Each object's most frequent type, the smallest of equals; type 0, background, only if there is
-/// no other. `count` has room for n_types of each object.
+/// no other. `count` has room for n_types of each object of a batch.
 struct FindType {
   const int32_t* labels;
   Shape shape;
   ObjectTable table;
   PixelTypes types;
   const int32_t* ids;
+  int64_t first;  ///< of the objects that are counted together
   int32_t* count;
   int32_t* type;
   double* share;
 
-  CELLPOST_FN void operator()(int64_t i) const {
+  CELLPOST_FN void operator()(int64_t k) const {
+    const int64_t i = first + k;
     const int32_t id = ids[i];
-    int32_t* const mine = count + i * types.n_types;
+    int32_t* const mine = count + k * types.n_types;
     for (int32_t t = 0; t < types.n_types; ++t) mine[t] = 0;
     for (int64_t y = table.low[1][id]; y < table.high[1][id]; ++y) {
       for (int64_t x = table.low[2][id]; x < table.high[2][id]; ++x) {

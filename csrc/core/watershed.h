@@ -127,11 +127,21 @@ struct FloodQueue {
     }
   }
 
+  /// Those still in line take the room of those gone.
+  CELLPOST_FN void move_up() {
+    using Index = decltype(line.size());
+    const auto gone = static_cast<Index>(line_first), left = line.size() - gone;
+    for (Index i = 0; i < left; ++i) line[i] = line[gone + i];
+    while (line.size() > left) line.pop_back();
+    line_first = 0;
+  }
+
   /// Takes the next pixel, whose level is then `level`; false if there is none.
   CELLPOST_FN bool take(FloodPixel& pixel) {
     const bool line_is_empty = line_first == static_cast<int64_t>(line.size());
     if (!line_is_empty && (heap.size() == 0 || heap[0].level > level)) {
       pixel = line[static_cast<decltype(line.size())>(line_first++)];
+      if (line_first >= 1024 && 2 * line_first >= static_cast<int64_t>(line.size())) move_up();
       return true;
     }
     if (line_is_empty) line.clear(), line_first = 0;

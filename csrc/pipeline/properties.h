@@ -3,6 +3,8 @@
 // objects there are, and write nothing if that is not the number of rows.
 #pragma once
 
+#include <algorithm>
+
 #include "core/labels_properties.h"
 #include "pipeline/labels.h"
 
@@ -59,9 +61,14 @@ int64_t instance_types(Exec& exec, int32_t* labels, const Shape& shape, int64_t 
   Objects<Exec> objects(exec, shape, labels, n);
   auto ids = objects.kept();
   if (ids.size() != n_rows) return ids.size();
-  auto count = exec.template alloc<int32_t>(ids.size() * types.n_types);
-  exec.for_each_object(ids.size(), FindType{labels, shape, objects.table(), types, ids.data(),
-                                            count.data(), type, share});
+  // All objects' counts at once could dwarf the image: they go in batches.
+  const int64_t batch = std::max<int64_t>(1, shape.pixels() / (4 * types.n_types));
+  auto count = exec.template alloc<int32_t>(std::min(batch, ids.size()) * types.n_types);
+  for (int64_t first = 0; first < ids.size(); first += batch) {
+    exec.for_each_object(std::min(batch, ids.size() - first),
+                         FindType{labels, shape, objects.table(), types, ids.data(), first,
+                                  count.data(), type, share});
+  }
   return n_rows;
 }
 
