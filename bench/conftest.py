@@ -37,7 +37,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--save-results",
         action="store_true",
-        help="write bench/results/<card or CPU>-<date>.json",
+        help="write bench/results/<card or CPU>-<date>-<what -k says>.json",
     )
 
 
@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter, config):
     for line in records.lines(found):
         terminalreporter.write_line(line)
     if config.getoption("--save-results"):
-        terminalreporter.write_line(f"saved: {records.save(found)}")
+        terminalreporter.write_line(f"saved: {records.save(found, config.option.keyword)}")
 
 
 # ---- what is measured ---------------------------------------------------------------------------

@@ -108,14 +108,15 @@ def environment():
     }
 
 
-def save(records):
-    """Write bench/results/<card or CPU>-<date>.json; returns its path."""
+def save(records, keyword=""):
+    """Write bench/results/<card or CPU>-<date>[-<keyword of pytest -k>].json; returns its path."""
     about = environment()
     hardware = about["hardware"]
     on_gpu = any(t.device == "cuda" for t in records.timings)
     card = hardware["gpus"][0] if on_gpu and hardware["gpus"] else hardware["cpu"]
-    card = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", card).lower()).strip("-")
-    path = ROOT / "bench" / "results" / f"{card or 'cpu'}-{about['date'][:10]}.json"
+    name = f"{re.sub(r'[(].*?[)]', '', card) or 'cpu'}-{about['date'][:10]}-{keyword}"
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    path = ROOT / "bench" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     timings = [{**asdict(t), "ratio": t.ratio} for t in records.timings]
     content = {
