@@ -99,6 +99,12 @@ def test_intensities_may_be_integers(dtype, device):
     np.testing.assert_array_equal(device.get(got["intensity_mean"]), expected["intensity_mean"])
 
 
+def test_channels_of_types_are_compared_as_they_are(device):
+    channels = np.array([[[0.5]], [[0.5 + 1e-12]], [[np.nan]]])
+    got = cellpost.instance_types(device.put(np.ones((1, 1), np.int32)), device.put(channels))
+    assert device.get(got[0]).tolist() == [1]
+
+
 def test_types_of_many_objects_are_counted_in_batches(device):
     labels = np.arange(1, 64 * 65 + 1, dtype=np.int32).reshape(64, 65)
     types = np.zeros(labels.shape, np.int32)

@@ -214,9 +214,9 @@ struct PixelTypes {
   CELLPOST_FN int32_t at(int64_t y, int64_t x) const {
     if (map) return map[y * shape.x + x];
     int32_t best = 0;
-    float most = -INFINITY;
+    double most = -INFINITY;
     for (int32_t c = 0; c < n_types; ++c) {
-      const float v = channels.at(c, 0, y, x);
+      const double v = channels.exact(c, 0, y, x);
       if (v > most) most = v, best = c;
     }
     return best;
