@@ -215,27 +215,37 @@ struct Flood {
       const int64_t run = list[i];
       const int32_t row = runs.row[run];
       for (int32_t x = runs.begin[run]; x < runs.end[run]; ++x) {
-        if (labels[row * shape.x + x] != 0) queue.push(level(row, x), {row, x});
+        if (labels[row * shape.x + x] == 0) continue;
+        // Most pixels of a marker lie inside it: they have nobody to give their label to.
+        bool has_open = false;
+        for_each_open({row, x}, [&](int32_t, int32_t, int32_t&) { has_open = true; });
+        if (has_open) queue.push(level(row, x), {row, x});
       }
     }
     FloodPixel p;
     while (queue.take(p)) {
       const int32_t id = labels[p.row * shape.x + p.x];
-      const int64_t z = plane(p.row), y = p.row - z * shape.y;
-      for (int k = 0; k < neighbours.n; ++k) {
-        const auto& step = neighbours.step[k];
-        if (!shape.contains(z + step[0], y + step[1], p.x + step[2])) continue;
-        const auto row = static_cast<int32_t>(p.row + step[0] * shape.y + step[1]);
-        const int32_t x = p.x + step[2];
-        int32_t& label = labels[row * shape.x + x];
-        if (label != 0 || !mask.get(row, x)) continue;
+      for_each_open(p, [&](int32_t row, int32_t x, int32_t& label) {
         label = id;
         queue.reach(level(row, x), {row, x});
-      }
+      });
     }
   }
 
  private:
+  /// Calls visit(row, x, label) for the neighbours in the mask that have no label.
+  template <class Visit>
+  CELLPOST_FN void for_each_open(const FloodPixel& p, const Visit& visit) const {
+    const int64_t z = plane(p.row), y = p.row - z * shape.y;
+    for (int k = 0; k < neighbours.n; ++k) {
+      const auto& step = neighbours.step[k];
+      if (!shape.contains(z + step[0], y + step[1], p.x + step[2])) continue;
+      const auto row = static_cast<int32_t>(p.row + step[0] * shape.y + step[1]);
+      const int32_t x = p.x + step[2];
+      int32_t& label = labels[row * shape.x + x];
+      if (label == 0 && mask.get(row, x)) visit(row, x, label);
+    }
+  }
   /// Without a division in 2D.
   CELLPOST_FN int64_t plane(int32_t row) const { return shape.ndim == 2 ? 0 : row / shape.y; }
   CELLPOST_FN uint64_t level(int32_t row, int32_t x) const {
