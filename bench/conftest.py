@@ -69,17 +69,21 @@ def pytest_terminal_summary(terminalreporter, config):
 # ---- what is measured ---------------------------------------------------------------------------
 
 
+def make_work(request, make, note):
+    """The workload of the fixture's size, unless that is larger than --max-size."""
+    side = max(workload.SLIDE_SHAPE) if request.param == "slide" else int(request.param)
+    most = request.config.getoption("--max-size")
+    if side > most:
+        pytest.skip(f"{side} pixels a side are more than --max-size {most}")
+    made = make(request.param)
+    request.config.stash[RECORDS].notes.add(f"{note} simulated from {made.source}")
+    return made
+
+
 @pytest.fixture(scope="session", params=workload.SIZES)
 def work(request):
     """Simulated network outputs of one size."""
-    side = max(workload.SLIDE_SHAPE) if request.param == "slide" else int(request.param)
-    if side > request.config.getoption("--max-size"):
-        pytest.skip(f"larger than --max-size {request.config.getoption('--max-size')}")
-    made = workload.make(request.param)
-    request.config.stash[RECORDS].notes.add(
-        f"maps simulated from {made.source}, noise {workload.NOISE}"
-    )
-    return made
+    return make_work(request, workload.make, f"maps (noise {workload.NOISE})")
 
 
 class Cpu:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 
 import numpy as np
@@ -105,18 +104,16 @@ def test_opening_is_opencvs_and_scikit_images(radius):
     np.testing.assert_array_equal(cellpost.binary_opening(mask, radius=radius), expected > 0)
 
 
-def test_label_of_a_volume_whose_runs_join_from_right_to_left_takes_linear_time():
+def test_label_of_a_volume_whose_runs_join_from_right_to_left(device):
+    # The chains that this makes are halved as they are walked: tests/cpp/test_core.cpp.
     # Teeth side by side, each joined to its left neighbour a row later than to its right one.
     n = 1024
     mask = np.zeros((2, n // 2, n), bool)
     mask[:, :, ::2] = True
     rows = np.arange(n // 2 - 1)
     mask[0, rows, n - 3 - 2 * rows] = True
-    start = time.perf_counter()
-    labels = cellpost.label(mask)
-    seconds = time.perf_counter() - start
+    labels = device.get(cellpost.label(device.put(mask)))
     np.testing.assert_array_equal(labels, ndimage.label(mask)[0])
-    assert seconds < 0.5  # some milliseconds; a chain walked again for each run takes far longer
 
 
 # ---- watershed ----------------------------------------------------------------------------------

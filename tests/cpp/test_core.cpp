@@ -198,6 +198,23 @@ TEST(core, flood_row_spreads_through_open_bits_only) {
   }
 }
 
+/// A chain that is walked is half as long afterwards, so that walking it again and again is cheap.
+TEST(core, union_find_halves_the_paths_it_walks) {
+  constexpr int32_t kLength = 1 << 12;
+  std::vector<int32_t> parent(kLength);
+  for (int32_t i = 0; i < kLength; ++i) parent[static_cast<size_t>(i)] = i > 0 ? i - 1 : 0;
+  const UnionFind sets{{parent.data(), nullptr}};
+  const auto depth = [&] {
+    int64_t n = 0;
+    for (int32_t i = kLength - 1; i != 0; i = parent[static_cast<size_t>(i)]) ++n;
+    return n;
+  };
+  for (int64_t longest = kLength / 2; longest >= 2; longest /= 2) {
+    CHECK(sets.find(kLength - 1) == 0);
+    CHECK(depth() <= longest + 1);
+  }
+}
+
 TEST(core, union_find_roots_are_the_smallest_index) {
   Random random(3);
   std::vector<int32_t> narrow(200);
