@@ -26,15 +26,13 @@ from cellpost.properties import (
     instance_types,
     properties,
 )
-from cellpost.watershed import (
+from cellpost.watershed import binary_fill_holes, binary_opening, watershed
+from cellpost.watershed_hover import (
     HoverRanges,
     HoverReport,
-    binary_fill_holes,
-    binary_opening,
     hover_gradients,
     hover_ranges,
     hover_watershed,
-    watershed,
     watershed_markers,
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -28,6 +28,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+# ---- options that all commands on files have ----------------------------------------------------
+
+Output: TypeAlias = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Label image to write: .tif, .png or .npy."),
+]
+Report: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="JSON to write: options, time, what each filter dropped."),
+]
+OutDtype: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Integer type in the file.", show_default="uint16 if it fits, or uint32"),
+]
+Where: TypeAlias = Annotated[
+    Device, typer.Option(help="auto: the GPU if it, and torch or cupy, can be used.")
+]
+Threads: TypeAlias = Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 class FillHoles(str, Enum):
@@ -82,10 +104,7 @@ def flows(
             "OME-TIFF or .npy; .npz with dP and cellprob; or Cellpose's _seg.npy.",
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Label image to write: .tif, .png or .npy."),
-    ],
+    output: Output,
     image: Annotated[
         Path | None, typer.Option(help="Picture to draw the overlay on; without it, the logit.")
     ] = None,
@@ -93,10 +112,7 @@ def flows(
         Path | None,
         typer.Option(help="PNG to write with every cell outlined (a volume's middle plane)."),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="JSON to write: options, time, what each filter dropped."),
-    ] = None,
+    report: Report = None,
     axes: Annotated[
         str | None, typer.Option(help="Axes of the stack in the file, e.g. YXC or CZYX.")
     ] = None,
@@ -120,16 +136,11 @@ def flows(
     sampling: Annotated[
         Sampling, typer.Option(help="Cellpose's answer, or one that no image size changes.")
     ] = Sampling.cellpose,
-    out_dtype: Annotated[
-        str | None,
-        typer.Option(help="Integer type in the file.", show_default="uint16 if it fits, or uint32"),
-    ] = None,
-    device: Annotated[
-        Device, typer.Option(help="auto: the GPU if it, and torch or cupy, can be used.")
-    ] = Device.auto,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    out_dtype: OutDtype = None,
+    device: Where = Device.auto,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Flow field and cell logit to a label image."""
     options = {
@@ -192,10 +203,7 @@ def hover(
             "OME-TIFF or .npy; or .npz with prob, hv and, if there are types, types.",
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Label image to write: .tif, .png or .npy."),
-    ],
+    output: Output,
     image: Annotated[
         Path | None, typer.Option(help="Picture to draw the overlay on; without it, prob.")
     ] = None,
@@ -206,10 +214,7 @@ def hover(
         Path | None,
         typer.Option(help="JSON to write: box, centroid, contour, type of each nucleus."),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="JSON to write: options, time, what each filter dropped."),
-    ] = None,
+    report: Report = None,
     axes: Annotated[
         str | None, typer.Option(help="Axes of the stack in the file, e.g. YXC.")
     ] = None,
@@ -248,16 +253,11 @@ def hover(
         tuple[float, float] | None,
         typer.Option(help="What their derivatives are scaled by.", show_default="their own"),
     ] = None,
-    out_dtype: Annotated[
-        str | None,
-        typer.Option(help="Integer type in the file.", show_default="uint16 if it fits, or uint32"),
-    ] = None,
-    device: Annotated[
-        Device, typer.Option(help="auto: the GPU if it, and torch or cupy, can be used.")
-    ] = Device.auto,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    out_dtype: OutDtype = None,
+    device: Where = Device.auto,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """HoVer maps and a probability to a label image."""
     options = {
