@@ -7,14 +7,17 @@ namespace cellpost::cpu {
 namespace {
 
 std::vector<Kernels> find_available() {
-  std::vector<Kernels> all{{"baseline", baseline::flows_kernels(), baseline::watershed_kernels()}};
+  std::vector<Kernels> all{{"baseline", baseline::trace_kernels(), baseline::diffusion_kernels(),
+                            baseline::watershed_kernels()}};
 #if CELLPOST_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    all.push_back({"avx2", avx2::flows_kernels(), avx2::watershed_kernels()});
+    all.push_back(
+        {"avx2", avx2::trace_kernels(), avx2::diffusion_kernels(), avx2::watershed_kernels()});
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-      all.push_back({"avx512", avx512::flows_kernels(), avx512::watershed_kernels()});
+      all.push_back({"avx512", avx512::trace_kernels(), avx512::diffusion_kernels(),
+                     avx512::watershed_kernels()});
     }
   }
 #endif

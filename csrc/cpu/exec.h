@@ -157,7 +157,7 @@ class Exec {
     const Shape& part = output.window.shape;
     const int64_t n_down = (part.rows() + kBlockRows - 1) / kBlockRows;
     const int64_t n_across = (part.x + kBlockColumns - 1) / kBlockColumns;
-    const auto run = kernels().flows.trace[N - 2][static_cast<int>(S)];
+    const auto run = kernels().tracing.trace[N - 2][static_cast<int>(S)];
     int64_t n_points = 0;
     parallel_for(n_down * n_across, 1, [&](int64_t begin, int64_t) {
       const int64_t row = begin / n_across * kBlockRows, col = begin % n_across * kBlockColumns;
@@ -171,7 +171,7 @@ class Exec {
   template <int N, class Real>
   void diffuse(const HeatJob<N, Real>& job) {
     parallel_for(job.n_ids, kObjectsPerPiece,
-                 [&](int64_t begin, int64_t end) { kernels().flows.diffuse(job, begin, end); });
+                 [&](int64_t begin, int64_t end) { kernels().diffusion.diffuse(job, begin, end); });
   }
 
   template <class Energy>

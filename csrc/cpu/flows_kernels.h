@@ -7,9 +7,12 @@
 
 namespace cellpost::cpu {
 
-struct FlowsKernels {
+struct TraceKernels {
   /// [N - 2][sampling]: follows the marked points of a block; returns their number.
   int64_t (*trace[2][2])(const Trace&, const TraceOutput&, const Block&);
+};
+
+struct DiffusionKernels {
   void (*diffuse_2d_f64)(const HeatJob<2, double>&, int64_t begin, int64_t end);
   void (*diffuse_2d_f32)(const HeatJob<2, float>&, int64_t begin, int64_t end);
   void (*diffuse_3d_f64)(const HeatJob<3, double>&, int64_t begin, int64_t end);

@@ -11,20 +11,24 @@ namespace cellpost::cpu {
 
 struct Kernels {
   const char* level;
-  FlowsKernels flows;
+  TraceKernels tracing;
+  DiffusionKernels diffusion;
   WatershedKernels watershed;
 };
 
 namespace baseline {
-FlowsKernels flows_kernels();
+TraceKernels trace_kernels();
+DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 }  // namespace baseline
 namespace avx2 {
-FlowsKernels flows_kernels();
+TraceKernels trace_kernels();
+DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 }  // namespace avx2
 namespace avx512 {
-FlowsKernels flows_kernels();
+TraceKernels trace_kernels();
+DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 }  // namespace avx512
 

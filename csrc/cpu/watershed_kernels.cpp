@@ -1,4 +1,4 @@
-// Compiled once for each instruction set; see flows_kernels.cpp on what may stand here.
+// Compiled once for each instruction set; see flows_trace_kernels.cpp on what may stand here.
 #include "cpu/watershed_kernels.h"
 
 #include <cstring>
