@@ -17,4 +17,6 @@ PYBIND11_MODULE(_core, m) {
   cellpost::bindings::register_properties(m);
   cellpost::bindings::register_flows(m);
   cellpost::bindings::register_watershed(m);
+  cellpost::bindings::register_paste(m);
+  cellpost::bindings::register_nms(m);
 }

@@ -9,6 +9,8 @@ void register_flows(pybind11::module_& m);
 void register_labels(pybind11::module_& m);
 void register_watershed(pybind11::module_& m);
 void register_properties(pybind11::module_& m);
+void register_nms(pybind11::module_& m);
+void register_paste(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 
 }  // namespace cellpost::bindings

@@ -1,6 +1,8 @@
 """From a cell-segmentation network's raw outputs to a full-resolution instance label image."""
 
 from cellpost._runtime import get_num_threads, info, set_num_threads
+from cellpost.detections import Detections, as_detections
+from cellpost.detections_merge import MergeReport, merge_detections
 from cellpost.flows import (
     FlowReport,
     endpoints_to_labels,
@@ -19,6 +21,8 @@ from cellpost.labels import (
     remove_small,
     resolve_fragments,
 )
+from cellpost.nms import mask_nms, nmm, nms, weighted_boxes_fusion
+from cellpost.paste import Paster, PasteReport, paste_masks
 from cellpost.properties import (
     InstanceTable,
     contours,
@@ -39,11 +43,16 @@ from cellpost.watershed_hover import (
 __version__ = info()["version"]
 
 __all__ = [
+    "Detections",
     "FilterReport",
     "FlowReport",
     "HoverRanges",
     "HoverReport",
     "InstanceTable",
+    "MergeReport",
+    "PasteReport",
+    "Paster",
+    "as_detections",
     "binary_fill_holes",
     "binary_opening",
     "contours",
@@ -60,7 +69,12 @@ __all__ = [
     "instance_table",
     "instance_types",
     "label",
+    "mask_nms",
     "masks_to_flows",
+    "merge_detections",
+    "nmm",
+    "nms",
+    "paste_masks",
     "properties",
     "relabel",
     "remove_bad_flows",
@@ -70,4 +84,5 @@ __all__ = [
     "set_num_threads",
     "watershed",
     "watershed_markers",
+    "weighted_boxes_fusion",
 ]

@@ -232,6 +232,13 @@ def dtype_name(array: Array) -> str:
     return str(array.dtype).removeprefix("torch.")
 
 
+def to_host(array: Array) -> Any:
+    """A NumPy array of the same values."""
+    if hasattr(array, "detach"):
+        return array.detach().cpu().numpy()
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
 def _kind(name: str, array: Array) -> str:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(

@@ -2,6 +2,9 @@ import enum
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 _Bounds: TypeAlias = Sequence[Sequence[float]]
 
 class Sampling(enum.IntEnum):
@@ -128,3 +131,84 @@ def watershed_markers(
     stream: int,
     parameters: HoverParameters,
 ) -> dict[str, int]: ...
+
+class PasteStyle(enum.IntEnum):
+    detectron2 = 0
+    torchvision = 1
+    nearest = 2
+
+def paste(
+    masks: object,
+    table: tuple[object, object] | None,
+    boxes: object,
+    scores: object,
+    labels: object,
+    stream: int,
+    *,
+    first_id: int,
+    style: PasteStyle,
+    threshold: float,
+    min_score: float,
+    offset: tuple[int, int],
+) -> tuple[int, int, int]: ...
+def number_pasted(
+    labels: object, index: object, stream: int, *, n: int, min_size: int
+) -> tuple[int, int]: ...
+
+class OverlapMetric(enum.IntEnum):
+    iou = 0
+    ios = 1
+
+class FusedScore(enum.IntEnum):
+    avg = 0
+    max = 1
+    box_and_model_avg = 2
+    absent_model_aware_avg = 3
+
+def nms(
+    boxes: object,
+    scores: object,
+    classes: object | None,
+    tiles: object | None,
+    keep: object,
+    keeper: object,
+    merged: object | None,
+    stream: int,
+    *,
+    metric: OverlapMetric,
+    threshold: float,
+    inclusive: bool,
+) -> int: ...
+def mask_nms(
+    masks: object,
+    table: tuple[object, object] | None,
+    boxes: object,
+    scores: object,
+    classes: object | None,
+    tiles: object | None,
+    keep: object,
+    keeper: object,
+    stream: int,
+    *,
+    metric: OverlapMetric,
+    threshold: float,
+    style: PasteStyle,
+    mask_threshold: float,
+    shape: tuple[int, int],
+) -> int: ...
+def fuse_boxes(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    model: NDArray[np.int32],
+    classes: NDArray[np.int64] | None,
+    weights: list[float],
+    iou_threshold: float,
+    score: FusedScore,
+    allows_overflow: bool,
+) -> tuple[
+    int,
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.int64],
+    NDArray[np.int64],
+]: ...

@@ -15,7 +15,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from cellpost import _core
-from cellpost._arrays import Array, Arrays, dtype_name
+from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost.labels import integer
 
 __all__ = ["InstanceTable", "contours", "instance_table", "instance_types", "properties"]
@@ -135,9 +135,9 @@ def _by_scikit_image(labels: Array, intensity: Array | None, extra: Iterable[str
         return {}
     measure = importlib.import_module("skimage.measure")
 
-    image = None if intensity is None else _host(intensity)
+    image = None if intensity is None else to_host(intensity)
     try:
-        return measure.regionprops_table(_host(labels), image, properties=names)
+        return measure.regionprops_table(to_host(labels), image, properties=names)
     except AttributeError as error:
         raise ValueError(f"extra: expected names that scikit-image knows; {error}") from None
 
@@ -306,17 +306,17 @@ class InstanceTable:
             ``centroid`` [x, y]; ``contour`` (k, 2) int32, x and y; ``type`` (int) and
             ``type_prob`` (float), None without types.
         """
-        bbox = np.asarray(_host(self.bbox)).reshape(-1, 2, 2).tolist()
-        edges = _host(self.contour_offsets)
-        outlines = np.split(_host(self.contour_points), edges[1:-1]) if len(bbox) else []
+        bbox = np.asarray(to_host(self.bbox)).reshape(-1, 2, 2).tolist()
+        edges = to_host(self.contour_offsets)
+        outlines = np.split(to_host(self.contour_points), edges[1:-1]) if len(bbox) else []
         none = [None] * len(bbox)
         columns = zip(
-            _host(self.label).tolist(),
+            to_host(self.label).tolist(),
             bbox,
-            _host(self.centroid).tolist(),
+            to_host(self.centroid).tolist(),
             outlines,
-            none if self.type is None else _host(self.type).tolist(),
-            none if self.type_prob is None else _host(self.type_prob).tolist(),
+            none if self.type is None else to_host(self.type).tolist(),
+            none if self.type_prob is None else to_host(self.type_prob).tolist(),
             strict=True,
         )
         names = ("label", "bbox", "centroid", "contour", "type", "type_prob")
@@ -395,10 +395,3 @@ def instance_table(
         type=kind,
         type_prob=share,
     )
-
-
-def _host(array: Array) -> Any:
-    """A NumPy array of the same values."""
-    if hasattr(array, "detach"):
-        return array.detach().cpu().numpy()
-    return array.get() if hasattr(array, "get") else np.asarray(array)

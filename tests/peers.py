@@ -6,6 +6,8 @@ import importlib
 import logging
 import sys
 
+import pytest
+
 
 def _import_torchvision():
     """Import torchvision even where its compiled operators do not fit the installed torch.
@@ -38,6 +40,16 @@ def _import_torchvision():
         return importlib.import_module("torchvision")
     finally:
         torch.library.register_fake = register_fake
+
+
+def torchvision_heads():
+    """torchvision's module with ``paste_masks_in_image``; skips the test where there is none."""
+    pytest.importorskip("torch")
+    try:
+        _import_torchvision()
+        return importlib.import_module("torchvision.models.detection.roi_heads")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision cannot be imported: {error}")
 
 
 def cellpose():

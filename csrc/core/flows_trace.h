@@ -62,7 +62,6 @@ CELLPOST_FN TraceAxis make_axis(int64_t length, int64_t offset, int64_t extent, 
 
 // ---- lane operations for F = float; the packs overload the same names --------------------------
 
-CELLPOST_FN float lane_fma(float a, float b, float c) { return fused(a, b, c); }
 CELLPOST_FN float lane_floor(float v) { return floorf(v); }
 /// NaN becomes `low`, so that it never reaches an integer cast.
 CELLPOST_FN float lane_clamp(float v, float low, float high) {

@@ -27,7 +27,21 @@ struct Window {
 
 CELLPOST_FN Window whole(const Shape& shape) { return Window{shape, {0, 0, 0}, shape}; }
 
-enum class DType : int { f16, bf16, f32, f64 };
+enum class DType : int { f16, bf16, f32, f64, u8 };
+
+/// Bytes.
+CELLPOST_FN int64_t item_size(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return 8;
+    case DType::f32:
+      return 4;
+    case DType::u8:
+      return 1;
+    default:
+      return 2;
+  }
+}
 
 CELLPOST_FN float bits_to_float(uint32_t bits) {
   union {
@@ -65,6 +79,8 @@ struct FloatView {
         return half_to_float(static_cast<const uint16_t*>(data)[i]);
       case DType::bf16:
         return bits_to_float(static_cast<uint32_t>(static_cast<const uint16_t*>(data)[i]) << 16);
+      case DType::u8:
+        return static_cast<float>(static_cast<const uint8_t*>(data)[i]);
       default:
         return static_cast<float>(static_cast<const double*>(data)[i]);
     }

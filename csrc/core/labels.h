@@ -39,18 +39,12 @@ struct ClearObject {
   }
 };
 
-/// Fills the table; one update per horizontal run, done by the item at the run's first pixel.
+/// Fills the table, run by run.
 struct MeasureObjects {
-  const int32_t* labels;
   Shape shape;
   ObjectTable table;
 
-  CELLPOST_FN void operator()(int64_t row, int64_t x) const {
-    const int32_t* line = labels + row * shape.x;
-    const int32_t id = line[x];
-    if (id == 0 || (x > 0 && line[x - 1] == id)) return;
-    int64_t end = x + 1;
-    while (end < shape.x && line[end] == id) ++end;
+  CELLPOST_FN void operator()(int32_t id, int64_t row, int64_t x, int64_t end) const {
     const int64_t n = end - x, at[3] = {row / shape.y, row % shape.y, x};
     atomic_add(&table.size[id], n);
     atomic_min(&table.first[id], row * shape.x + x);
@@ -78,6 +72,15 @@ struct PermuteObjects {
       to.high[k][rank + 1] = from.high[k][id];
     }
   }
+};
+
+/// out[i] = source[ids[i]]
+template <class T>
+struct Gather {
+  const T* source;
+  const int32_t* ids;
+  T* out;
+  CELLPOST_FN void operator()(int64_t i) const { out[i] = source[ids[i]]; }
 };
 
 /// An id is present and not dropped. `map` holds 0 for dropped ids, anything else for kept ones.

@@ -6,18 +6,21 @@
 namespace cellpost::cpu {
 namespace {
 
+#define CELLPOST_KERNELS(level)                                                             \
+  Kernels {                                                                                 \
+    #level, level::trace_kernels(), level::diffusion_kernels(), level::watershed_kernels(), \
+        level::paste_kernels()                                                              \
+  }
+
 std::vector<Kernels> find_available() {
-  std::vector<Kernels> all{{"baseline", baseline::trace_kernels(), baseline::diffusion_kernels(),
-                            baseline::watershed_kernels()}};
+  std::vector<Kernels> all{CELLPOST_KERNELS(baseline)};
 #if CELLPOST_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    all.push_back(
-        {"avx2", avx2::trace_kernels(), avx2::diffusion_kernels(), avx2::watershed_kernels()});
+    all.push_back(CELLPOST_KERNELS(avx2));
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-      all.push_back({"avx512", avx512::trace_kernels(), avx512::diffusion_kernels(),
-                     avx512::watershed_kernels()});
+      all.push_back(CELLPOST_KERNELS(avx512));
     }
   }
 #endif

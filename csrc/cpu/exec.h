@@ -2,15 +2,20 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <memory>
 #include <new>
 #include <numeric>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel_for.h"
 #include "pipeline/flows.h"
+#include "pipeline/nms.h"
+#include "pipeline/paste.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -86,6 +91,23 @@ class Exec {
     });
   }
 
+  template <class Job>
+  void for_each_run(const int32_t* labels, int64_t rows, int64_t width, const Job& job) {
+    const int64_t rows_per_piece =
+        std::max<int64_t>(1, kPixelsPerPiece / std::max<int64_t>(1, width));
+    parallel_for(rows, rows_per_piece, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const int32_t* const line = labels + row * width;
+        for (int64_t x = next_label(line, 0, width), stop; x < width;
+             x = next_label(line, stop, width)) {
+          stop = x + 1;
+          while (stop < width && line[stop] == line[x]) ++stop;
+          job(line[x], row, x, stop);
+        }
+      }
+    });
+  }
+
   template <class T, class Pred>
   Buffer<T> select(int64_t first, int64_t n, const Pred& pred) {
     const int64_t n_items = std::max<int64_t>(0, n - first);
@@ -105,15 +127,33 @@ class Exec {
     return out;
   }
 
+  /// By digits, from the last to the first; those that all keys share cost nothing.
   template <class K, class V>
   void sort_by(Buffer<K>& keys, Buffer<V>& values) {
-    std::vector<std::pair<K, V>> rows(static_cast<size_t>(keys.size()));
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] = {keys.data()[i], values.data()[i]};
-    std::stable_sort(rows.begin(), rows.end(),
-                     [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (size_t i = 0; i < rows.size(); ++i) {
-      keys.data()[i] = rows[i].first;
-      values.data()[i] = rows[i].second;
+    using Digits = std::make_unsigned_t<K>;
+    constexpr size_t kDigit = 8, kCount = size_t{1} << kDigit;
+    constexpr Digits kSign = Digits{1} << (8 * sizeof(K) - 1);
+    const int64_t n = keys.size();
+    const auto digits = [](K key) { return static_cast<Digits>(key) ^ kSign; };
+    std::array<std::array<int64_t, kCount>, sizeof(K)> counts{};
+    for (int64_t i = 0; i < n; ++i) {
+      const Digits d = digits(keys.data()[i]);
+      for (size_t k = 0; k < sizeof(K); ++k) ++counts[k][(d >> (kDigit * k)) % kCount];
+    }
+    Buffer<K> other_keys(n);
+    Buffer<V> other_values(n);
+    for (size_t k = 0; k < sizeof(K); ++k) {
+      auto& at = counts[k];
+      if (std::find(at.begin(), at.end(), n) != at.end()) continue;
+      scan(at.data(), static_cast<int64_t>(kCount));
+      for (int64_t i = 0; i < n; ++i) {
+        const K key = keys.data()[i];
+        const int64_t to = at[(digits(key) >> (kDigit * k)) % kCount]++;
+        other_keys.data()[to] = key;
+        other_values.data()[to] = values.data()[i];
+      }
+      std::swap(keys, other_keys);
+      std::swap(values, other_values);
     }
   }
 
@@ -182,6 +222,68 @@ class Exec {
     });
   }
 
+  void check_crops(const Crops& crops, int64_t* first) {
+    parallel_for(crops.n, kObjectsPerPiece, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (!are_shares(crops, i)) atomic_min(first, i);
+      }
+    });
+  }
+
+  /// A thread takes a band of rows and the instances that lie in it, so that no two threads write
+  /// to the same row and the band stays in the cache.
+  void paste(const Paste& job) {
+    const int64_t n_bands = (job.shape.y + kPasteRows - 1) / kPasteRows;
+    std::vector<int64_t> begin(static_cast<size_t>(n_bands) + 2);
+    const auto for_each_band = [&](int64_t i, const auto& visit) {
+      const PasteWindow& window = job.windows[i];
+      if (window.empty()) return;
+      for (int64_t b = window.y0 / kPasteRows; b <= (window.y1 - 1) / kPasteRows; ++b) visit(b);
+    };
+    for (int64_t i = 0; i < job.crops.n; ++i) {
+      for_each_band(i, [&](int64_t b) { ++begin[static_cast<size_t>(b) + 2]; });
+    }
+    for (size_t b = 2; b < begin.size(); ++b) begin[b] += begin[b - 1];
+    Buffer<int32_t> of_band(begin.back());
+    for (int64_t i = 0; i < job.crops.n; ++i) {
+      for_each_band(i, [&](int64_t b) {
+        of_band.data()[begin[static_cast<size_t>(b) + 1]++] = static_cast<int32_t>(i);
+      });
+    }
+    parallel_for(n_bands, 1, [&](int64_t band, int64_t) {
+      PasteScratch scratch;
+      Buffer<float> crop;
+      const int64_t row = band * kPasteRows;
+      for (int64_t k = begin[static_cast<size_t>(band)]; k < begin[static_cast<size_t>(band) + 1];
+           ++k) {
+        const int64_t i = of_band.data()[k];
+        if (k + 1 < begin[static_cast<size_t>(band) + 1])
+          prefetch(job.crops, of_band.data()[k + 1]);
+        const PasteWindow& window = job.windows[i];
+        const PasteRows rows(job, i, std::max<int64_t>(window.y0, row),
+                             std::min<int64_t>(window.y1, row + kPasteRows));
+        const int64_t n = PasteKernels::n_values(job, rows);
+        if (crop.size() < n) crop = Buffer<float>(n);
+        kernels().paste.paste(job, rows, scratch, crop.data());
+      }
+    });
+  }
+
+  void fill_bits(const Paste& job, const InstanceBits& bits) {
+    parallel_for(job.crops.n, kObjectsPerPiece, [&](int64_t begin, int64_t end) {
+      PasteScratch scratch;
+      Buffer<float> crop;
+      for (int64_t i = begin; i < end; ++i) {
+        const PasteWindow& window = job.windows[i];
+        if (window.empty()) continue;
+        const PasteRows rows(job, i, window.y0, window.y1);
+        const int64_t n = PasteKernels::n_values(job, rows);
+        if (crop.size() < n) crop = Buffer<float>(n);
+        kernels().paste.fill_bits(job, rows, scratch, crop.data(), bits);
+      }
+    });
+  }
+
   void gradient_range(const HoverGradient& gradient, int64_t* low, int64_t* high) {
     for_each_block(gradient.shape, [&](const Block& block, double* scratch) {
       Range ranges[2] = {{INFINITY, -INFINITY}, {INFINITY, -INFINITY}};
@@ -226,6 +328,48 @@ class Exec {
     });
   }
 
+  /// First place from x on that is not background; most images are mostly that.
+  static int64_t next_label(const int32_t* line, int64_t x, int64_t width) {
+    for (constexpr int64_t kStep = 16; x + kStep <= width; x += kStep) {
+      int32_t any = 0;
+      for (int64_t k = 0; k < kStep; ++k) any |= line[x + k];
+      if (any != 0) break;
+    }
+    while (x < width && line[x] == 0) ++x;
+    return x;
+  }
+
+  /// A crop whose values follow each other in memory: where; else null.
+  static const char* dense_crop(const Crops& crops, int64_t i) {
+    const FloatView& v = crops.values;
+    if (!crops.start && (v.stride[3] != 1 || v.stride[2] != crops.width)) return nullptr;
+    const int64_t at = crops.start ? crops.start[i] : i * v.stride[0];
+    return static_cast<const char*>(v.data) + at * item_size(v.dtype);
+  }
+
+  static bool are_shares(const Crops& crops, int64_t i) {
+    const int64_t h = crops.height_of(i), w = crops.width_of(i);
+    if (const char* const values = dense_crop(crops, i)) {
+      return kernels().paste.are_shares(values, crops.values.dtype, h * w);
+    }
+    for (int64_t y = 0; y < h; ++y) {
+      for (int64_t x = 0; x < w; ++x) {
+        if (!is_share(crops.at(i, y, x))) return false;
+      }
+    }
+    return true;
+  }
+
+  /// Crops of one band lie anywhere in memory.
+  static void prefetch(const Crops& crops, int64_t i) {
+    constexpr int64_t kLine = 64, kMost = 1 << 13;
+    const int64_t bytes =
+        crops.height_of(i) * int64_t{crops.width_of(i)} * item_size(crops.values.dtype);
+    const char* const values = dense_crop(crops, i);
+    if (values == nullptr || bytes > kMost) return;
+    for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(values + at);
+  }
+
   static bool any_bit(const BitImage& bits, const Block& block) {
     for (int64_t row = block.row_begin; row < block.row_end; ++row) {
       for (int64_t w = block.col_begin / 64; w <= (block.col_end - 1) / 64; ++w) {
@@ -235,6 +379,7 @@ class Exec {
     return false;
   }
 
+  static constexpr int64_t kPasteRows = 64;
   static constexpr int64_t kFilterRows = 128;
   static constexpr int64_t kPixelsPerPiece = 1 << 15;
   static constexpr int64_t kObjectsPerPiece = 8;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/flows_kernels.h"
+#include "cpu/paste_kernels.h"
 #include "cpu/watershed_kernels.h"
 
 namespace cellpost::cpu {
@@ -14,22 +15,26 @@ struct Kernels {
   TraceKernels tracing;
   DiffusionKernels diffusion;
   WatershedKernels watershed;
+  PasteKernels paste;
 };
 
 namespace baseline {
 TraceKernels trace_kernels();
 DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
+PasteKernels paste_kernels();
 }  // namespace baseline
 namespace avx2 {
 TraceKernels trace_kernels();
 DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
+PasteKernels paste_kernels();
 }  // namespace avx2
 namespace avx512 {
 TraceKernels trace_kernels();
 DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
+PasteKernels paste_kernels();
 }  // namespace avx512
 
 /// The kernels in use: those of the highest level this CPU has, or of the level that was asked for.

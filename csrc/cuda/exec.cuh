@@ -15,8 +15,11 @@
 #include "core/place.h"
 #include "cuda/flows_diffusion.cuh"
 #include "cuda/memory.h"
+#include "cuda/paste.cuh"
 #include "cuda/watershed.cuh"
 #include "pipeline/flows.h"
+#include "pipeline/nms.h"
+#include "pipeline/paste.h"
 #include "pipeline/watershed.h"
 
 namespace cellpost::cuda {
@@ -48,6 +51,20 @@ template <class Job>
 __global__ void run_pixels(int64_t rows, int64_t width, int64_t n_across, Job job) {
   const Tile at(n_across);
   if (at.row < rows && at.col < width) job(at.row, at.col);
+}
+
+/// A run is its first pixel's.
+template <class Job>
+__global__ void run_runs(const int32_t* labels, int64_t rows, int64_t width, int64_t n_across,
+                         Job job) {
+  const Tile at(n_across);
+  if (at.row >= rows || at.col >= width) return;
+  const int32_t* const line = labels + at.row * width;
+  const int32_t id = line[at.col];
+  if (id == 0 || (at.col > 0 && line[at.col - 1] == id)) return;
+  int64_t end = at.col + 1;
+  while (end < width && line[end] == id) ++end;
+  job(id, at.row, at.col, end);
 }
 
 template <int N, Sampling S>
@@ -126,6 +143,15 @@ class Exec {
     check_launch();
   }
 
+  template <class Job>
+  void for_each_run(const int32_t* labels, int64_t rows, int64_t width, const Job& job) {
+    if (rows <= 0 || width <= 0) return;
+    const int64_t n_across = tiles(width, Tile::kColumns);
+    run_runs<<<blocks(tiles(rows, Tile::kRows) * n_across), kThreads, 0, stream_>>>(
+        labels, rows, width, n_across, job);
+    check_launch();
+  }
+
   template <class T, class Pred>
   Buffer<T> select(int64_t first, int64_t n, const Pred& pred) {
     const int64_t n_items = n - first;
@@ -141,7 +167,6 @@ class Exec {
     return out;
   }
 
-  /// Both from 0 up.
   template <class K, class V>
   void sort_by(Buffer<K>& keys, Buffer<V>& values) {
     if (keys.size() < 2) return;
@@ -262,6 +287,20 @@ class Exec {
   void find_border(const HoverGradient& gradient, const Rescale (&rescale)[2], const BitImage&,
                    float* border) {
     derive(gradient, WriteBorder{gradient.shape, {rescale[0], rescale[1]}, border});
+  }
+
+  void check_crops(const Crops& crops, int64_t* first) {
+    check_crop<<<blocks(crops.n), kPasteThreads, 0, stream_>>>(crops, first);
+    check_launch();
+  }
+  void paste(const Paste& job) {
+    paste_instance<<<blocks(job.crops.n), kPasteThreads, 0, stream_>>>(job);
+    check_launch();
+  }
+
+  void fill_bits(const Paste& job, const InstanceBits& bits) {
+    fill_instance_bits<<<blocks(job.crops.n), kPasteThreads, 0, stream_>>>(job, bits);
+    check_launch();
   }
 
   /// Waits for the work, so that an error of it is this call's.

@@ -3,6 +3,8 @@
 
 #include "cuda/flows.h"
 #include "cuda/labels.h"
+#include "cuda/nms.h"
+#include "cuda/paste.h"
 #include "cuda/properties.h"
 #include "cuda/runtime.h"
 #include "cuda/watershed.h"
@@ -85,6 +87,23 @@ HoverReport hover_watershed(const Place&, const FloatView&, const Shape&, const 
 }
 HoverReport watershed_markers(const Place&, const FloatView&, const Shape&, const HoverOptions&,
                               int32_t*, double*, uint8_t*) {
+  refuse();
+}
+
+PasteCounts paste(const Place&, const Paste&, double) { refuse(); }
+PastedLabels number_pasted(const Place&, int32_t*, const Shape&, int64_t, int64_t, int64_t*) {
+  refuse();
+}
+
+NmsResult nms(const Place&, const Candidates&, const SuppressRule&, bool, const Suppressed&,
+              double*) {
+  refuse();
+}
+NmsResult tile_nms(const Place&, const Candidates&, const SuppressRule&, const Suppressed&) {
+  refuse();
+}
+NmsResult mask_nms(const Place&, const Paste&, const Candidates&, const SuppressRule&,
+                   const Suppressed&) {
   refuse();
 }
 

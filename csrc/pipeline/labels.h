@@ -6,6 +6,7 @@
 //   for_each(n, job)                      job(i) for i in [0, n), in any order
 //   for_each_object(n, job)               the same for jobs that look at a whole object
 //   for_each_pixel(rows, width, job)      job(row, x)
+//   for_each_run(labels, rows, width, job)  job(id, row, x, end) for runs of one id in a row
 //   Buffer<T> select<T>(first, n, pred)   the i in [first, n) with pred(i), ascending
 //   sort_by(keys, values)                 both ascending by key, stable
 //   int64_t scan(counts, n)               in place: exclusive sums; returns the total
@@ -26,14 +27,6 @@ namespace cellpost {
 
 enum class Nested : int { keep = 0, overwrite = 1 };
 enum class Fragments : int { keep = 0, largest = 1, split = 2 };
-
-template <class T>
-struct Gather {
-  const T* source;
-  const int32_t* ids;
-  T* out;
-  CELLPOST_FN void operator()(int64_t i) const { out[i] = source[ids[i]]; }
-};
 
 struct GatherBoxPixels {
   ObjectTable table;
@@ -85,7 +78,7 @@ class Objects {
   /// (Re)fills the table and keeps every object.
   void measure() {
     exec_.for_each(table_.n + 1, ClearObject{table_});
-    exec_.for_each_pixel(shape_.rows(), shape_.x, MeasureObjects{labels_, shape_, table_});
+    exec_.for_each_run(labels_, shape_.rows(), shape_.x, MeasureObjects{shape_, table_});
     exec_.fill(map_.data(), table_.n + 1, int32_t{1});
   }
 
