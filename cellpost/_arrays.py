@@ -112,6 +112,19 @@ class Arrays:
         first = self._arrays[self._first]
         return self.xp.ones((1,), dtype=self.xp.bool, device=device(first))
 
+    def also(self, name: str, array: Array) -> Array:
+        """Another array, as the kernels take it, of the same library and device."""
+        return Arrays(**{self._first: self._original, name: array})[name]
+
+    def real(self, name: str) -> Array:
+        """An array of an integer or floating dtype; integers as float64."""
+        dtype = dtype_name(self[name])
+        if dtype in _INTEGER_DTYPES:
+            return self.xp.astype(self[name], self.xp.float64)
+        if "float" not in dtype:
+            raise TypeError(f"{name}: expected a real dtype; got {dtype}")
+        return self[name]
+
     def bool_mask(self, name: str) -> Array:
         """A mask as the kernels take it: an integer one is foreground where it is not 0."""
         mask = self[name]

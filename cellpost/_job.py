@@ -34,18 +34,18 @@ class Device(str, Enum):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a file of maps holds."""
+    """What a network's output file holds."""
 
-    maps: tuple[Any, Any]  #: what the function takes
-    probability: Any  #: what an overlay is drawn on without a picture
-    axes: str  #: of the stack in the file
+    arrays: tuple[Any, ...]  #: what the function takes; a list of arrays counts as one
+    picture: Any  #: what an overlay is drawn on without --image, of the labels' shape
+    noted: dict[str, Any]  #: which file and which part of it, for the report
 
 
 @dataclass(frozen=True)
 class Job:
-    """Maps from a file to labels in a file, with what a user may want besides."""
+    """From a file to labels in a file, with what a user may want besides."""
 
-    maps: Path
+    source: Path
     output: Path
     image: Path | None
     overlay: Path | None
@@ -59,7 +59,7 @@ class Job:
     def run(
         self,
         doing: str,
-        function: str,
+        function: Callable[..., Any],
         options: dict[str, Any],
         read: Callable[[], Inputs],
         count: Callable[[Any], tuple[int, dict[str, int]]],
@@ -77,19 +77,18 @@ class Job:
                 place, call = _runner(self.device, function)
                 step("reading")
                 given = read()
-                check_form(self.output, given.probability.ndim, self.out_dtype)
-                picture = given.probability if self.image is None else read_image(self.image)
+                check_form(self.output, given.picture.ndim, self.out_dtype)
+                picture = given.picture if self.image is None else read_image(self.image)
                 if self.overlay is not None:
-                    check_picture(picture, given.probability.shape)
+                    check_picture(picture, given.picture.shape)
             step(f"{doing} on {place}")
             start = time.perf_counter()
-            labels, found = call(*given.maps, **options)
+            labels, found = call(*given.arrays, **options)
             seconds = time.perf_counter() - start
             step(f"writing {self.output.name}")
             note = {
-                "function": function,
-                "maps": str(self.maps),
-                "axes": given.axes,
+                "function": function.__name__,
+                **given.noted,
                 "device": place,
                 "parameters": options,
                 "report": asdict(found),
@@ -116,7 +115,7 @@ class Job:
         """Refuse what cannot work before anything is read."""
         named = (self.output, self.overlay, self.report, *extra)
         outputs = [path for path in named if path is not None]
-        read = [path for path in (self.maps, self.image) if path is not None]
+        read = [path for path in (self.source, self.image) if path is not None]
         names = [path.resolve() for path in (*outputs, *read)]
         if clash := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"{clash} is named twice; files read and written must differ")
@@ -132,11 +131,11 @@ class Job:
             cellpost.set_num_threads(self.threads)
 
 
-def _runner(device: Device, function: str) -> tuple[str, Callable[..., Any]]:
+def _runner(device: Device, function: Callable[..., Any]) -> tuple[str, Callable[..., Any]]:
     """Choose where to compute: its name, and the function there with NumPy arrays in and out."""
 
-    def on_cpu(*maps: Any, **options: Any) -> Any:
-        return getattr(cellpost, function)(*maps, **options, return_report=True)
+    def on_cpu(*arrays: Any, **options: Any) -> Any:
+        return function(*arrays, **options, return_report=True)
 
     if device is Device.cpu:
         return "cpu", on_cpu
@@ -145,8 +144,11 @@ def _runner(device: Device, function: str) -> tuple[str, Callable[..., Any]]:
     if move is not None:
         put, get = move
 
-        def on_cuda(*maps: Any, **options: Any) -> Any:
-            labels, found = on_cpu(*map(put, maps), **options)
+        def there(array: Any) -> Any:
+            return [put(part) for part in array] if isinstance(array, list) else put(array)
+
+        def on_cuda(*arrays: Any, **options: Any) -> Any:
+            labels, found = on_cpu(*map(there, arrays), **options)
             return get(labels), found
 
         return "cuda", on_cuda

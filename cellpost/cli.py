@@ -16,6 +16,7 @@ from rich.console import Console
 
 import cellpost
 from cellpost._job import Device, Inputs, Job, one_line_errors
+from cellpost._job_paste import Pasting
 from cellpost.demo import run_demo
 from cellpost.io import read_hover_maps, read_maps
 
@@ -158,7 +159,8 @@ def flows(
 
     def read() -> Inputs:
         given = read_maps(maps, axes=axes)
-        return Inputs((given.dP, given.cellprob), given.cellprob, given.axes)
+        noted = {"maps": str(maps), "axes": given.axes}
+        return Inputs((given.dP, given.cellprob), given.cellprob, noted)
 
     def count(found: cellpost.FlowReport) -> tuple[int, dict[str, int]]:
         return found.n_labels, {
@@ -168,7 +170,7 @@ def flows(
             "nested": found.n_nested,
         }
 
-    job.run("following flows", "follow_flows", options, read, count)
+    job.run("following flows", cellpost.follow_flows, options, read, count)
 
 
 class Style(str, Enum):
@@ -282,7 +284,8 @@ def hover(
         given = read_hover_maps(maps, axes=axes)
         types.append(given.types)
         prob = given.prob if given.prob.ndim == 2 else given.prob[1]
-        return Inputs((given.prob, given.hv), prob, given.axes)
+        noted = {"maps": str(maps), "axes": given.axes}
+        return Inputs((given.prob, given.hv), prob, noted)
 
     def count(found: cellpost.HoverReport) -> tuple[int, dict[str, int]]:
         return found.n_labels, {
@@ -297,7 +300,85 @@ def hover(
         return json.dumps({"mag": None, "nuc": nuclei}).encode()
 
     extra = {} if table is None else {table: write_table}
-    job.run("flooding", "hover_watershed", options, read, count, extra)
+    job.run("flooding", cellpost.hover_watershed, options, read, count, extra)
+
+
+class PasteStyle(str, Enum):
+    """How crops are resized to their boxes."""
+
+    detectron2 = "detectron2"
+    torchvision = "torchvision"
+    nearest = "nearest"
+
+
+@app.command()
+def paste(
+    detections: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DETECTIONS",
+            help=".npz with boxes (x0, y0, x1, y1), scores, masks and, if there are any, "
+            "mask_boxes, class_ids, shape; or COCO's JSON with masks in run-length encoding.",
+        ),
+    ],
+    output: Output,
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to draw the overlay on; without it, black.")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="PNG to write with every cell outlined.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="JSON to write: input row, score, class, box, area of each label."),
+    ] = None,
+    report: Report = None,
+    shape: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Of the image, where the file does not say it."),
+    ] = None,
+    image_id: Annotated[
+        str | None, typer.Option(help="Which image of a JSON file of several.")
+    ] = None,
+    nms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="First drop instances whose pixels overlap a better one's by more than this IoU.",
+            show_default="none dropped",
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Smallest value of an instance's pixels.")] = 0.5,
+    min_score: Annotated[float, typer.Option(help="Instances of a lower score are dropped.")] = 0.0,
+    min_size: Annotated[
+        int, typer.Option(help="Instances of fewer visible pixels are dropped.")
+    ] = 0,
+    style: Annotated[
+        PasteStyle,
+        typer.Option(help="How crops are resized; torchvision's way moves masks of whole pixels."),
+    ] = PasteStyle.detectron2,
+    out_dtype: OutDtype = None,
+    device: Where = Device.auto,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Boxes, mask crops and scores to a label image."""
+    options = {
+        "threshold": threshold,
+        "min_score": min_score,
+        "min_size": min_size,
+        "style": style.value,
+        "nms": nms,
+        "out_dtype": out_dtype,
+    }
+    job = Job(
+        detections, output, image, overlay, report, out_dtype, device, threads, overwrite, quiet
+    )
+    work = Pasting(detections, shape, image_id)
+    extra = {} if table is None else {table: work.table}
+    job.run("pasting", work.paste_masks, options, work.read, work.count, extra)
 
 
 @app.command()

@@ -331,13 +331,8 @@ class Candidates:
                     f"{name}: expected shape {expected}; got {tuple(arrays[name].shape)}"
                 )
         xp = arrays.xp
-        self.boxes = arrays["boxes"]
-        if "int" in dtype_name(self.boxes):
-            self.boxes = xp.astype(self.boxes, xp.float64)
-        dtype = dtype_name(arrays["scores"])
-        if "int" not in dtype and "float" not in dtype:
-            raise TypeError(f"scores: expected a real dtype; got {dtype}")
-        self.scores = self._dense(arrays["scores"], xp.float64)
+        self.boxes = arrays.real("boxes")
+        self.scores = self._dense(arrays.real("scores"), xp.float64)
         self.class_ids = None
         if class_ids is not None:
             if "int" not in (dtype := dtype_name(arrays["class_ids"])):

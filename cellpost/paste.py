@@ -36,7 +36,7 @@ class PasteReport:
     n_degenerate : int
         Whose box has no area (or is inverted), or whose crop has no values.
     n_outside : int
-        Whose box lies off the image.
+        Whose box lies off the image; one within a value of its crop and a pixel counts as hidden.
     n_hidden : int
         Without a pixel in the end: better ones cover them, or no value reaches the threshold.
     n_too_small : int
@@ -73,7 +73,7 @@ def paste_masks(
 
     Parameters
     ----------
-    masks : array, (N, h, w) or (N, 1, h, w), or sequence of N arrays (h_i, w_i) or (1, h_i, w_i)
+    masks : array, (N, h, w) or (N, 1, h, w), or list of N arrays (h_i, w_i) or (1, h_i, w_i)
         What each box holds, as a mask head puts it out: probabilities from 0 to 1, float16,
         bfloat16, float32 or float64 (read as float32); or 0 and 1, uint8 or bool.
     boxes : array, (N, 4), float or integer, of the same library and device
@@ -246,9 +246,11 @@ class Paster:
         arrays = Arrays(**given)
         self._check(arrays, has_classes=class_ids is not None)
         n = int(arrays["boxes"].shape[0])
-        if hasattr(masks, "shape"):
+        if not isinstance(masks, list | tuple):
             self._paste(arrays, masks, slice(0, n), corner)
         else:
+            if len(masks) != n:
+                raise ValueError(f"masks: expected {n} crops, one for each box; got {len(masks)}")
             # Crops of differing sizes are copied, some at a time.
             for part in _parts(masks):
                 try:
@@ -321,9 +323,7 @@ class Paster:
         part: slice,
         offset: tuple[int, int],
     ) -> None:
-        boxes, scores = arrays["boxes"][part], arrays["scores"][part]
-        if "int" in dtype_name(boxes):
-            boxes = arrays.xp.astype(boxes, arrays.xp.float64)
+        boxes, scores = arrays.real("boxes")[part], arrays.real("scores")[part]
         n = int(scores.shape[0])
         crops, table = as_crops(masks, n, arrays)
         if self._n + n > 2**31 - 2:
@@ -415,17 +415,17 @@ def as_crops(
     masks: Array | Sequence[Array], n: int, arrays: Arrays
 ) -> tuple[Array, tuple[Array, Array] | None]:
     """Masks of `n` boxes as the kernels take them: crops, or one line of values and a table."""
-    if hasattr(masks, "shape"):
-        shape = tuple(masks.shape)
+    if isinstance(masks, list | tuple):
+        line, table = _line(masks, arrays)
+        crops = arrays.also("masks", line)
+        shape: tuple[int, ...] = (len(masks),)
+    else:
+        crops, table = arrays.also("masks", masks), None
+        shape = tuple(crops.shape)
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1):
             raise ValueError(f"masks: expected shape (N, h, w) or (N, 1, h, w); got {shape}")
-        line, table = masks, None
-    else:
-        line, table = _line(masks, arrays)
-        shape = (len(masks),)
     if shape[0] != n:
         raise ValueError(f"masks: expected {n} crops, one for each box; got {shape[0]}")
-    crops = Arrays(boxes=arrays["boxes"], masks=line)["masks"]
     return (crops[:, 0] if len(shape) == 4 else crops), table
 
 

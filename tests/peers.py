@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 
+import numpy as np
 import pytest
 
 
@@ -144,3 +145,54 @@ def monai_chain(logits, hv):
     energy = post.GenerateDistanceMap()(mask, border)
     markers = post.GenerateWatershedMarkers()(mask, border)
     return post.Watershed()(energy, mask, markers)[0]
+
+
+def detectron2_paste(masks, boxes, shape):
+    """Values of the crops in the whole image, as ``detectron2.layers.mask_ops._do_paste_mask``
+    computes them on all pixels (what it does on the GPU), float32 (N, H, W)."""
+    import torch
+
+    masks, boxes = torch.from_numpy(masks).float(), torch.from_numpy(boxes).float()
+    x0, y0, x1, y1 = torch.split(boxes, 1, dim=1)
+    at_y = torch.arange(shape[0], dtype=torch.float32) + 0.5
+    at_x = torch.arange(shape[1], dtype=torch.float32) + 0.5
+    at_y, at_x = (at_y - y0) / (y1 - y0) * 2 - 1, (at_x - x0) / (x1 - x0) * 2 - 1
+    full = (len(masks), *shape)
+    grid = torch.stack([at_x[:, None, :].expand(full), at_y[:, :, None].expand(full)], dim=3)
+    grid_sample = torch.nn.functional.grid_sample
+    return grid_sample(masks[:, None], grid, align_corners=False)[:, 0].numpy()
+
+
+def torchvision_paste(masks, boxes, shape):
+    """Values of the crops in the whole image by torchvision's ``paste_masks_in_image``.
+
+    It raises for boxes off the image: they get no values here.
+    """
+    import torch
+
+    heads = torchvision_heads()
+    out = np.zeros((len(masks), *shape), np.float32)
+    for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        try:
+            pasted = heads.paste_masks_in_image(
+                torch.from_numpy(mask[None, None]).float(), torch.from_numpy(box[None]), shape
+            )
+        except RuntimeError:
+            continue
+        out[i] = pasted[0, 0].numpy()
+    return out
+
+
+def cv2_paste(masks, boxes, scores, shape):
+    """The usual loop: each crop resized by OpenCV to its box in whole pixels, worst first."""
+    import cv2
+
+    labels = np.zeros(shape, np.int32)
+    for i in np.argsort(scores, kind="stable"):
+        x0, y0 = np.floor(boxes[i, :2]).astype(int)
+        x1, y1 = np.ceil(boxes[i, 2:]).astype(int)
+        mask = cv2.resize(masks[i], (int(x1 - x0), int(y1 - y0))) >= 0.5
+        y, x = slice(max(y0, 0), min(y1, shape[0])), slice(max(x0, 0), min(x1, shape[1]))
+        inside = mask[y.start - y0 : y.stop - y0, x.start - x0 : x.stop - x0]
+        labels[y, x][inside] = i + 1
+    return labels

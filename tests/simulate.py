@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from reference import flows as ref_flows
 from reference import labels as ref_labels
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -136,3 +137,40 @@ def hover_from_labels(labels, *, noise=0.0, seed=0):
         hv += np.float32(noise) * rng.standard_normal(hv.shape, np.float32)
         logit += np.float32(10 * noise) * rng.standard_normal(labels.shape, np.float32)
     return HoverMaps(1 / (1 + np.exp(-logit)), hv, labels)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Simulated detections of a mask head, and the labels they come from."""
+
+    masks: np.ndarray  # (N, size, size) probabilities
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def detections(labels, *, size=28, jitter=0.3, noise=0.05, seed=0):
+    """Boxes, mask crops and scores of every object, as a mask head with errors would give.
+
+    Boxes are the objects' with Gaussian errors of `jitter` pixels; crops are the objects seen at
+    `size` x `size` places of the box, blurred, with noise; scores are random.
+    """
+    rng = np.random.default_rng(seed)
+    labels = ref_labels.relabel(labels)
+    slices = ndimage.find_objects(labels)
+    box = np.array([(x.start, y.start, x.stop, y.stop) for y, x in slices], np.float64)
+    box = box.reshape(-1, 4) + rng.normal(0, jitter, (len(slices), 4))
+    box[:, 2:] = np.maximum(box[:, 2:], box[:, :2] + 1)
+    masks = np.empty((len(box), size, size), np.float32)
+    at = (np.arange(size) + 0.5) / size
+    for begin in range(0, len(box), 4096):  # bounds the scratch
+        part = box[begin : begin + 4096, :, None]
+        x = np.clip(part[:, 0] + at * (part[:, 2] - part[:, 0]), 0, labels.shape[1] - 1).astype(int)
+        y = np.clip(part[:, 1] + at * (part[:, 3] - part[:, 1]), 0, labels.shape[0] - 1).astype(int)
+        ids = np.arange(begin, begin + len(part), dtype=labels.dtype)[:, None, None] + 1
+        mine = (labels[y[:, :, None], x[:, None, :]] == ids).astype(np.float32)
+        mine = ndimage.uniform_filter(mine, (1, 3, 3))
+        mine += np.float32(noise) * rng.standard_normal(mine.shape, np.float32)
+        masks[begin : begin + 4096] = np.clip(mine, 0, 1)
+    scores = rng.uniform(0.3, 1, len(box)).astype(np.float32)
+    return Found(masks, box.astype(np.float32), scores, labels)

@@ -11,8 +11,7 @@ import pytest
 from test_detections import put_back, runs
 
 from cellpost.detections import Detections, as_detections
-from cellpost.io import FileFormatError
-from cellpost.io.detections import read_detections
+from cellpost.io import FileFormatError, read_detections
 from cellpost.rle import rle_counts, rle_crop
 
 IMAGE = (130, 171)
@@ -499,6 +498,35 @@ def test_missing_files_are_refused(tmp_path):
         archive.writestr("text.txt", "text")
     with pytest.raises(FileFormatError, match=r"no boxes and no scores among text\.txt"):
         read_detections(tmp_path / "a.npz")
+
+
+def test_a_shape_stands_in_for_one_that_the_file_lacks(tmp_path):
+    boxes, masks = blobs(shape=(50, 60))  # small: only the shape tells the masks from crops
+    arrays = {"boxes": boxes, "scores": np.ones(6), "masks": masks}
+    path = write_npz(tmp_path / "a.npz", **arrays)
+    assert read_detections(path)[0].mask_boxes is None
+    found, shape = read_detections(path, shape=(50, 60))
+    assert shape == (50, 60)
+    np.testing.assert_array_equal(put_back(found.masks, found.mask_boxes, shape), masks)
+    path = write_json(tmp_path / "a.json", [])
+    assert read_detections(path, shape=[5, 7])[1] == (5, 7)
+    with pytest.raises(ValueError, match="shape: expected H and W of at least 1 pixel"):
+        read_detections(path, shape=(0, 7))
+
+
+def test_a_shape_that_is_not_the_files_is_refused(tmp_path):
+    arrays = {"boxes": BOXES, "scores": SCORES, "shape": np.array([50, 60])}
+    for path in (
+        write_npz(tmp_path / "a.npz", **arrays),
+        write_json(
+            tmp_path / "a.json", {"annotations": [], "images": [{"height": 50, "width": 60}]}
+        ),
+    ):
+        assert read_detections(path, shape=(50, 60))[1] == (50, 60)
+        with pytest.raises(
+            ValueError, match=r"shape: expected \(50, 60\), as .* says; got \(60, 50"
+        ):
+            read_detections(path, shape=(60, 50))
 
 
 def test_an_npz_is_of_one_image(tmp_path):

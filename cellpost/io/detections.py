@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from cellpost.detections import Detections, as_detections
 from cellpost.io.containers import Array, FileFormatError, PathLike, describe, file_kind, load_npz
-from cellpost.rle import rle_crop
+from cellpost.rle import image_size, rle_crop
 
 __all__ = ["read_detections"]
 
@@ -22,7 +23,7 @@ _OPTIONAL = ("masks", "masks_flat", "mask_sizes", "mask_boxes", "class_ids", "la
 
 
 def read_detections(
-    path: PathLike, *, image_id: int | str | None = None
+    path: PathLike, *, image_id: int | str | None = None, shape: Sequence[int] | None = None
 ) -> tuple[Detections, tuple[int, int] | None]:
     """Read boxes, scores and masks of one image.
 
@@ -42,6 +43,8 @@ def read_detections(
           missing in all is 1. Masks are run-length encoded, compressed or not.
     image_id : int or str, optional
         Which image to read from a JSON file of several.
+    shape : (int, int), optional
+        H, W of the image, where the file does not say it.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def read_detections(
         NumPy arrays. Masks of the whole image have become crops: without an object (1, 1), of JSON
         the object's own extents as bool.
     shape : (int, int) or None
-        H, W of the image, if the file says it.
+        H, W of the image, if the file or `shape` says it.
 
     Raises
     ------
@@ -57,7 +60,8 @@ def read_detections(
         If the file is missing, damaged or of another kind, if arrays or entries are missing or do
         not fit together, if masks are polygons, or if an array holds Python objects.
     ValueError
-        If the file has several images and `image_id` does not choose one.
+        If the file has several images and `image_id` does not choose one, or if `shape` is not
+        what the file says.
 
     Notes
     -----
@@ -67,7 +71,7 @@ def read_detections(
     Examples
     --------
     >>> import json, os, tempfile
-    >>> from cellpost.io.detections import read_detections
+    >>> from cellpost.io import read_detections
     >>> mask = {"size": [4, 4], "counts": [5, 2, 2, 2, 5]}
     >>> path = os.path.join(tempfile.mkdtemp(), "found.json")
     >>> with open(path, "w") as file:
@@ -77,11 +81,12 @@ def read_detections(
     ([[1.0, 1.0, 3.0, 3.0]], (2, 2), (4, 4))
     """
     path = Path(path)
+    told = None if shape is None else image_size("shape", shape)
     kind = file_kind(path, _EXPECTED)
     if kind == "npz":
         if image_id is not None:
             raise ValueError(f"image_id: expected none for an .npz, of one image; got {image_id!r}")
-        return _from_npz(path)
+        return _from_npz(path, told)
     if kind != "other":
         raise FileFormatError(path, _EXPECTED, "a file of another kind")
     content = _load_json(path)
@@ -91,13 +96,25 @@ def read_detections(
     for name, entries in {"annotations": content, "images": images}.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise FileFormatError(path, _EXPECTED, f"JSON without a list of objects as {name}")
-    return _from_coco(path, *_of_one_image(path, content, images, image_id))
+    found, own = _from_coco(path, *_of_one_image(path, content, images, image_id))
+    return found, _agreed(path, own, told)
+
+
+def _agreed(
+    path: Path, own: tuple[int, int] | None, told: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The image's shape, as the file says it or the caller does, or both alike."""
+    if own is not None and told not in (None, own):
+        raise ValueError(f"shape: expected {own}, as {path} says; got {told}")
+    return own or told
 
 
 # ---- .npz ---------------------------------------------------------------------------------------
 
 
-def _from_npz(path: Path) -> tuple[Detections, tuple[int, int] | None]:
+def _from_npz(
+    path: Path, told: tuple[int, int] | None
+) -> tuple[Detections, tuple[int, int] | None]:
     try:
         found = load_npz(path, _EXPECTED, ("boxes", "scores"), _OPTIONAL)
     except FileFormatError as error:
@@ -105,13 +122,14 @@ def _from_npz(path: Path) -> tuple[Detections, tuple[int, int] | None]:
             raise
         got = "an array of Python objects, which are not read; store crops of different sizes as"
         raise FileFormatError(path, _EXPECTED, f"{got} masks_flat and mask_sizes") from None
-    shape = None
+    own = None
     if "shape" in found:
         sides = found["shape"]
         if sides.shape != (2,) or sides.dtype.kind not in "iu" or sides.min() < 1:
             got = f"shape {describe(sides)}, not H, W in pixels"
             raise FileFormatError(path, _EXPECTED, got)
-        shape = (int(sides[0]), int(sides[1]))
+        own = (int(sides[0]), int(sides[1]))
+    shape = _agreed(path, own, told)
     boxes, scores, masks = found["boxes"], found["scores"], found.get("masks")
     class_ids = found.get("class_ids", found.get("labels"))
     ragged = "masks_flat" in found or "mask_sizes" in found

@@ -111,9 +111,9 @@ def compose(insides, scores, *, min_size=0):
     for i in sorted(range(n), key=lambda i: (scores[i], -i)):  # the best comes last
         owner[insides[i]] = i + 1
     labels, index = np.zeros(shape, np.int32), []
-    for pixel in np.ndindex(*shape):
-        i = int(owner[pixel])
-        if i and i - 1 not in index and (owner == i).sum() >= min_size:
+    ids, first, sizes = np.unique(owner, return_index=True, return_counts=True)
+    for i in ids[np.argsort(first)].tolist():
+        if i and sizes[ids == i] >= min_size:
             index.append(i - 1)
             labels[owner == i] = len(index)
     return labels, np.array(index, np.int64)
