@@ -1,7 +1,8 @@
-"""Peak extra memory of one call, in a process of its own: python memory.py CALL A.npy [B.npy]
+"""Peak extra memory of one call, in a process of its own: python memory.py CALL A.npy [B.npy ...]
 
-CALL is a function of cellpost that takes these arrays. Prints JSON: bytes that the call added to
-the resident set at its peak, outputs included, and the size of its first array and of its result.
+CALL is a function of cellpost that takes these arrays; of paste_masks the last one is the shape.
+Prints JSON: bytes that the call added to the resident set at its peak, outputs included, and the
+size of its first array and of its result.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ def main(call, *files):
     """Measure one call."""
     arrays = [np.load(file) for file in files]
     function = getattr(cellpost, call)
-    function(*(a[..., :64, :64].copy() for a in arrays))  # loads what a first call loads
+    if call == "paste_masks":
+        arrays[-1] = tuple(arrays[-1].tolist())
+        function(*(a[:9] for a in arrays[:-1]), (64, 64))
+    else:
+        function(*(a[..., :64, :64].copy() for a in arrays))  # loads what a first call loads
     before = _now_and_reset_peak()
     result = function(*arrays)
     extra = _peak() - before
@@ -53,7 +58,7 @@ def main(call, *files):
                 "extra_bytes": extra,
                 "input_bytes": arrays[0].nbytes,
                 "result_bytes": result.nbytes,
-                "pixels": int(np.prod(arrays[0].shape[-2:])),
+                "pixels": int(np.prod(result.shape[-2:])),
             }
         )
     )

@@ -87,6 +87,10 @@ def environment():
         "opencv-python-headless",
         "monai",
         "connected-components-3d",
+        "torchvision",
+        "lsnms",
+        "sahi",
+        "ensemble-boxes",
         "pytest-benchmark",
     )
     return {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from cellpost._arrays import Array
+from cellpost._arrays import Array, to_host
 from cellpost.detections import Detections, as_detections
 from cellpost.labels import number
 from cellpost.nms import Candidates, Metric
@@ -148,12 +149,12 @@ def merge_detections(
     windows = np.array([_window(i, tile) for i, tile in enumerate(grid)]).reshape(-1, 4)
     found = [as_detections(output, shape=_size(w)) for output, w in _paired(per_tile, windows)]
     ends = windows[:, 2:].max(0, initial=0)
-    shape = np.asarray(getattr(grid, "shape", ends))[-2:]
+    shape = ends if isinstance(grid, np.ndarray) else np.asarray(getattr(grid, "shape", ends))[-2:]
     tile = np.repeat(np.arange(len(found)), [len(one) for one in found])
     every = _joined(found, windows)
-    box = np.asarray(every.boxes.tolist(), float).reshape(-1, 4)
-    if not np.isfinite(box).all():
-        raise ValueError("per_tile: expected finite boxes")
+    box, score = to_host(every.boxes).astype(float), to_host(every.scores).astype(float)
+    if not (np.isfinite(box).all() and np.isfinite(score).all()):
+        raise ValueError("per_tile: expected finite boxes and scores")
 
     of = windows[tile]  # y0, x0, y1, x1 of the tile of each
     sides, tile_sides = box[:, [3, 2]] - box[:, [1, 0]], of[:, 2:] - of[:, :2]
@@ -167,7 +168,6 @@ def merge_detections(
     high = np.where(of[:, 2:] < shape, of[:, 2:] - box[:, [3, 2]], np.inf)
     is_cut = (np.minimum(low, high) < edge_margin).any(1)
     middle = np.minimum(low + sides / 2, high + sides / 2).min(1, initial=np.inf)
-    score = np.asarray(every.scores.tolist(), float)
     keys = (-score, -middle) if prefer == "center" else (-middle, -score)
     order = np.lexsort((*keys, is_cut))
     order = order[fits[order]]
@@ -209,7 +209,7 @@ def _distinct(
 
     rows = Candidates(found.boxes, beside(scores), None if class_agnostic else found.class_ids)
     if found.masks is None:
-        return rows.suppress(iou_threshold, metric, beside(tiles))[0]
+        return rows.suppress(iou_threshold, metric, beside(tiles))
     if found.mask_boxes is not None:
         rows = Candidates(found.mask_boxes, beside(scores), rows.class_ids)
     return rows.suppress_masks(
@@ -221,12 +221,15 @@ def _window(i: int, tile: Any) -> tuple[int, int, int, int]:
     """y0, x0, y1, x1 of a tile."""
     try:
         rows, columns = tile
-        window = (rows.start, columns.start, rows.stop, columns.stop)
-        if all(0 <= int(a) < int(b) for a, b in zip(window[:2], window[2:], strict=True)):
-            return window
+        y0, x0, y1, x1 = map(index, (rows.start, columns.start, rows.stop, columns.stop))
+        if 0 <= y0 < y1 <= 2**23 and 0 <= x0 < x1 <= 2**23:
+            return y0, x0, y1, x1
     except (TypeError, ValueError, AttributeError):
         pass
-    raise ValueError(f"grid: expected (slice(y0, y1), slice(x0, x1)); got {tile!r} for tile {i}")
+    raise ValueError(
+        f"grid: expected (slice(y0, y1), slice(x0, x1)) of pixels up to 2**23; "
+        f"got {tile!r} for tile {i}"
+    )
 
 
 def _size(window: NDArray[np.int64]) -> tuple[int, int]:

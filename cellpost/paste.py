@@ -140,8 +140,9 @@ def paste_masks(
     the image are cut; those without area, which both tools fail on or turn to one pixel, are
     dropped and counted.
 
-    Memory besides the result: 60 bytes an instance. Time grows with the crops' values, the boxes'
-    pixels and the image's. The result does not depend on threads or the device.
+    Memory besides the result: 60 bytes an instance, up to 100 where most are larger than 64 x 1024
+    pixels, and for each thread the largest crop in float32. Time grows with the crops' values, the
+    boxes' pixels and the image's. The result does not depend on threads or the device.
 
     Examples
     --------
@@ -166,7 +167,7 @@ class Paster:
 
     Notes
     -----
-    Holds the label image and 12 bytes an instance between calls. Pixels in question go to the
+    Holds the label image and up to 24 bytes an instance between calls. Pixels in question go to the
     higher score, at equal scores to the instance that was added first: batches may come in any
     order as long as scores differ.
 
@@ -197,14 +198,17 @@ class Paster:
             "threshold": number("threshold", threshold),
             "min_score": number("min_score", min_score),
         }
-        if not 0 < self._options["threshold"] <= 1:
+        if not 0 < np.float32(self._options["threshold"]) <= 1:
             raise ValueError(f"threshold: expected a number above 0 and up to 1; got {threshold!r}")
         if math.isnan(self._options["min_score"]):
             raise ValueError("min_score: expected a number; got nan")
         self._min_size = integer("min_size", min_size)
+        if self._min_size < 0:
+            raise ValueError(f"min_size: expected 0 or more pixels; got {min_size!r}")
         self._n = 0
         self._dropped = np.zeros(3, int)
-        self._classes: list[Array] | None = None
+        self._has_classes = False
+        self._classes: list[Array] = []
         self._failed = False
         # What the first batch decides: its arrays, and where the image and the scores are.
         self._arrays: Arrays | None = None
@@ -226,7 +230,7 @@ class Paster:
         ----------
         masks, boxes, scores, class_ids
             As in `paste_masks`; all batches of one library and device, and all with class_ids or
-            none.
+            none (but for empty ones).
         offset : (int, int)
             Row and column of the image where the boxes' origin lies: that of the tile they were
             found in. May be negative.
@@ -234,8 +238,8 @@ class Paster:
         Raises
         ------
         TypeError, ValueError
-            As `paste_masks`. Nothing of an array is pasted then; of a sequence of crops a part may
-            be, so that the `Paster` cannot be used any further.
+            As `paste_masks`. Nothing of an array is pasted then; of a list of crops a part may be,
+            so that the `Paster` cannot be used any further.
         """
         if self._failed:
             raise ValueError("Paster: a batch failed half-way; start with a new Paster")
@@ -246,20 +250,25 @@ class Paster:
         arrays = Arrays(**given)
         self._check(arrays, has_classes=class_ids is not None)
         n = int(arrays["boxes"].shape[0])
-        if not isinstance(masks, list | tuple):
-            self._paste(arrays, masks, slice(0, n), corner)
-        else:
-            if len(masks) != n:
-                raise ValueError(f"masks: expected {n} crops, one for each box; got {len(masks)}")
-            # Crops of differing sizes are copied, some at a time.
-            for part in _parts(masks):
-                try:
-                    self._paste(arrays, masks[part], part, corner)
-                except Exception:
-                    self._failed = part.start > 0
-                    raise
+        if isinstance(masks, list | tuple) and len(masks) != n:
+            raise ValueError(f"masks: expected {n} crops, one for each box; got {len(masks)}")
+        # Crops of differing sizes are copied, some at a time.
+        parts = _parts(masks) if isinstance(masks, list | tuple) else [slice(0, n)]
+        for part in parts:
+            crops = masks[part] if isinstance(masks, list | tuple) else masks
+            try:
+                self._paste(arrays, crops, part, corner)
+            except (TypeError, ValueError):  # found before anything of this part was pasted
+                self._failed = part.start > 0
+                raise
+            except BaseException:
+                self._failed = True
+                raise
+        if self._n == n:
+            self._has_classes = class_ids is not None
         if class_ids is not None:
-            self._classes = [*(self._classes or []), arrays["class_ids"]]
+            # the caller may use the array again
+            self._classes.append(arrays.xp.asarray(arrays["class_ids"], copy=True))
 
     def result(
         self,
@@ -283,9 +292,16 @@ class Paster:
         if self._failed:
             raise ValueError("Paster: a batch failed half-way; start with a new Paster")
         if self._arrays is None:
-            empty = np.zeros((0, 1, 1), np.float32)
-            self.add(empty, np.zeros((0, 4), np.float32), np.zeros(0))
-        copy = self._arrays.xp.asarray(self._labels, copy=True)  # type: ignore[union-attr]
+            return paste_masks(
+                np.zeros((0, 1, 1), np.float32),
+                np.zeros((0, 4), np.float32),
+                np.zeros(0),
+                self._shape,
+                out_dtype=out_dtype,
+                return_index=return_index,
+                return_report=return_report,
+            )
+        copy = self._arrays.xp.asarray(self._labels, copy=True)
         return self._number(copy, out_dtype, return_index, return_report)
 
     def _check(self, arrays: Arrays, has_classes: bool) -> None:
@@ -313,7 +329,7 @@ class Paster:
                 f"boxes: expected {first.kind} arrays on {first.device}, as in the first batch; "
                 f"got {arrays.kind} on {arrays.device}"
             )
-        if self._n and has_classes != (self._classes is not None):
+        if self._n and shape[0] and has_classes != self._has_classes:
             raise ValueError("class_ids: expected in all batches or in none")
 
     def _paste(
@@ -360,7 +376,7 @@ class Paster:
         index = index[:n_labels]
         if return_index:
             results.append(arrays.result(index))
-        if self._classes is not None:
+        if self._has_classes:
             results.append(arrays.result(arrays.xp.concat(self._classes)[index]))
         if return_report:
             low, degenerate, outside = self._dropped.tolist()
@@ -433,11 +449,18 @@ def _line(crops: Sequence[Array], arrays: Arrays) -> tuple[Array, tuple[Array, A
     """Crops of differing sizes one after the other, where each begins, and their sizes."""
     sizes = np.empty((len(crops), 2), np.int32)
     for i, crop in enumerate(crops):
+        if type(crop) is not type(crops[0]):
+            kinds = f"{type(crops[0]).__name__} and, in row {i}, {type(crop).__name__}"
+            raise TypeError(f"masks: expected crops of one library; got {kinds}")
         shape = tuple(getattr(crop, "shape", ()))
         if len(shape) == 3 and shape[0] == 1:
             shape = shape[1:]
         if len(shape) != 2:
             raise ValueError(f"masks: expected crops (h, w); got shape {shape} in row {i}")
+        if max(shape) > 2**20:
+            raise ValueError(
+                f"masks: expected crops of at most 2**20 values a side; got {shape} in row {i}"
+            )
         sizes[i] = shape
     ends = np.cumsum(sizes.prod(1, dtype=np.int64))
     if len(crops) == 0:

@@ -163,6 +163,31 @@ def detectron2_paste(masks, boxes, shape):
     return grid_sample(masks[:, None], grid, align_corners=False)[:, 0].numpy()
 
 
+def detectron2_paste_cpu(masks, boxes, shape):
+    """(masks (N, H, W) bool, [(corner, window)]), as ``detectron2.layers.paste_masks_in_image``
+    makes them on the CPU: one instance after the other, each in the window around its box."""
+    import torch
+
+    masks, boxes = torch.from_numpy(masks), torch.from_numpy(boxes)
+    out, windows = torch.zeros((len(masks), *shape), dtype=torch.bool), []
+    for i in range(len(masks)):
+        x0, y0 = torch.clamp(boxes[i, :2].floor() - 1, min=0).int().tolist()
+        x1 = torch.clamp(boxes[i, 2].ceil() + 1, max=shape[1]).int().item()
+        y1 = torch.clamp(boxes[i, 3].ceil() + 1, max=shape[0]).int().item()
+        at_y = torch.arange(y0, y1, dtype=torch.float32) + 0.5
+        at_x = torch.arange(x0, x1, dtype=torch.float32) + 0.5
+        at_y = (at_y - boxes[i, 1]) / (boxes[i, 3] - boxes[i, 1]) * 2 - 1
+        at_x = (at_x - boxes[i, 0]) / (boxes[i, 2] - boxes[i, 0]) * 2 - 1
+        full = (y1 - y0, x1 - x0)
+        grid = torch.stack([at_x[None, :].expand(full), at_y[:, None].expand(full)], dim=2)
+        values = torch.nn.functional.grid_sample(
+            masks[i][None, None], grid[None], align_corners=False
+        )
+        out[i, y0:y1, x0:x1] = values[0, 0] >= 0.5
+        windows.append(((y0, x0), (slice(y0, y1), slice(x0, x1))))
+    return out.numpy(), windows
+
+
 def torchvision_paste(masks, boxes, shape):
     """Values of the crops in the whole image by torchvision's ``paste_masks_in_image``.
 

@@ -216,8 +216,17 @@ ONE = boxes_of([0, 0, 5, 5])
             TWO,
             {},
             ValueError,
-            "per_tile: expected finite boxes",
+            "per_tile: expected finite boxes and scores",
         ),
+        (
+            [ONE, boxes_of([0, 0, 1, 1], scores=[np.nan])],
+            TWO,
+            {},
+            ValueError,
+            "per_tile: expected finite boxes and scores",
+        ),
+        ([ONE], [(slice(0, 10.7), slice(0, 3))], {}, ValueError, r"grid: expected \(slice"),
+        ([ONE], [(slice(0, 2**24), slice(0, 3))], {}, ValueError, r"grid: expected .* to 2\*\*23"),
         (
             [ONE, Detections(ONE.boxes, ONE.scores, class_ids=np.array([1]))],
             TWO,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +88,38 @@ def test_nms_of_many_boxes(form, device):
         assert nms(device, boxes, scores, threshold).tolist() == expected
 
 
+@pytest.mark.parametrize("form", ["inverted", "points", "sizes"])
+def test_nms_takes_no_longer_for_odd_boxes(form, device):
+    # Each of these once took minutes: loops over cells without end, or over all boxes for each.
+    rng = np.random.default_rng(0)
+    n = 20_000
+    middle, sides = rng.uniform(0, 4000, (n, 2)), rng.uniform(15, 40, (n, 2))
+    if form == "sizes":
+        sides = np.exp(rng.uniform(-7, 7, (n, 2)))
+    boxes = np.concatenate([middle - sides / 2, middle + sides / 2], 1).astype(F)
+    odd = {"inverted": [10, 0, 0, 1e9], "points": [5, 5, 5, 5]}
+    if form in odd:
+        boxes[::500] = odd[form]
+    scores = rng.random(n).astype(F)
+    for metric in ("iou", "ios"):
+        start = time.perf_counter()
+        keep = nms(device, boxes, scores, metric=metric)
+        assert time.perf_counter() - start < 20  # a tenth of a second on an idle core
+        if form in odd:
+            assert set(range(0, n, 500)) <= set(keep.tolist())
+        elif metric == "iou":
+            assert keep.tolist() == vectorised(boxes, scores, 0.5)
+
+
+def test_nms_of_boxes_too_large_for_their_areas(device):
+    huge = np.array([[-2e38, -2e38, 2e38, 2e38], [0, 0, 1e-6, 1e-6], [0, 0, 1, 1]], F)
+    scores = np.array([3, 2, 1])
+    with np.errstate(all="ignore"):
+        for metric in ("iou", "ios"):
+            expected = ref.nms(huge, scores, 0.5, metric)
+            assert nms(device, huge, scores, 0.5, metric=metric).tolist() == expected
+
+
 def test_nms_permuted(device):
     rng = np.random.default_rng(0)
     boxes, scores = random_boxes(rng, 500), rng.permutation(500).astype(F)
@@ -154,6 +188,12 @@ def test_mask_nms_is_the_oracles(style, metric, device):
                 class_ids=None if class_ids is None else device.put(class_ids),
             )
             assert device.get(got).tolist() == expected
+
+
+def test_mask_nms_of_more_bits_than_can_be_counted():
+    boxes = np.broadcast_to(np.array([0, 0, 2**23, 2**23], F), (2**21, 4))
+    with pytest.raises(ValueError, match=r"boxes: expected at most 2\^37 pixels in all boxes"):
+        cellpost.mask_nms(np.ones((2**21, 1, 1), bool), boxes, np.zeros(2**21), (2**23, 2**23))
 
 
 def test_mask_nms_on_a_slide_takes_no_image(device):
@@ -372,6 +412,12 @@ def test_bad_input(function, arrays, options, error, message):
         ({"threshold": 0}, ValueError, "threshold: expected a number above 0 and up to 1"),
         ({"style": "x"}, ValueError, "style: expected one of 'detectron2', 'torchvision', 'near"),
         ({"boxes": with_value(B, np.nan)}, ValueError, "boxes: expected finite.*in row 1"),
+        ({"boxes": with_value(B, 1e300)}, ValueError, "boxes: expected finite.*in row 1"),
+        (
+            {"boxes": np.array([[0, 0, 1e9, 1e9]] * 3), "shape": (2**23, 2**23)},
+            ValueError,
+            r"boxes: expected at most 2\^37 pixels in all boxes; got 2",
+        ),
     ],
 )
 def test_bad_input_of_mask_nms(change, error, message):
@@ -386,9 +432,9 @@ def test_bad_input_of_mask_nms(change, error, message):
         ([], [], {}, ValueError, "boxes: expected an array for each of one or more models"),
         ([B, B], [S], {}, ValueError, "scores: expected 2 arrays, one for each model; got 1"),
         ([B], [S], {"class_ids": []}, ValueError, "class_ids: expected 1 arrays"),
-        ([B], [S], {"weights": [1, 2]}, ValueError, "weights: expected 1 numbers above 0"),
-        ([B], [S], {"weights": [0]}, ValueError, "weights: expected 1 numbers above 0"),
-        ([B], [S], {"weights": [np.nan]}, ValueError, "weights: expected 1 numbers above 0"),
+        ([B], [S], {"weights": [1, 2]}, ValueError, "weights: expected 1 numbers from 1e-6"),
+        ([B], [S], {"weights": [0]}, ValueError, "weights: expected 1 numbers from 1e-6"),
+        ([B], [S], {"weights": [np.nan]}, ValueError, "weights: expected 1 numbers from 1e-6"),
         ([B], [S * 1.5], {}, ValueError, "scores: expected probabilities from 0 to 1"),
         ([B], [-S], {}, ValueError, "scores: expected probabilities from 0 to 1"),
         ([B], [S * np.nan], {}, ValueError, "scores: expected probabilities from 0 to 1"),
@@ -396,6 +442,8 @@ def test_bad_input_of_mask_nms(change, error, message):
         ([B], [S[:2]], {}, ValueError, r"scores: expected shape \(3,\), one for each box"),
         ([B], [S], {"iou_threshold": 1.5}, ValueError, "iou_threshold: expected a number from 0"),
         ([B], [S], {"conf_type": "mean"}, ValueError, "conf_type: expected one of 'avg', 'max'"),
+        ([B], [S], {"min_score": np.nan}, ValueError, "min_score: expected a number; got nan"),
+        ([B * 1e39], [S], {}, ValueError, "boxes: expected finite numbers of at most 1e38"),
         ([B], [S], {"min_score": "x"}, TypeError, "min_score: expected a number; got 'x'"),
     ],
 )

@@ -416,6 +416,18 @@ def with_value(array, value):
         (M, B, S, (9, 9), {"threshold": np.nan}, ValueError, "threshold: expected a number above"),
         (M, B, S, (9, 9), {"threshold": "x"}, TypeError, "threshold: expected a number; got 'x'"),
         (M, B, S, (9, 9), {"min_score": np.nan}, ValueError, "min_score: expected a number; got"),
+        (M, B, S, (9, 9), {"threshold": 1e-50}, ValueError, "threshold: expected a number above"),
+        (M, B, S, (9, 9), {"min_size": -1}, ValueError, "min_size: expected 0 or more pixels"),
+        ([M[0], M[0], M[0].tolist()], B, S, (9, 9), {}, TypeError, "masks: expected crops of one"),
+        (
+            [np.broadcast_to(F(1), (1, 2**32))] * 3,
+            B,
+            S,
+            (9, 9),
+            {},
+            ValueError,
+            "masks: expected crops of at most 2.*20 values a side",
+        ),
         (M, B, S, (9, 9), {"min_size": 1.5}, TypeError, "min_size: expected an integer; got 1.5"),
         (M, B, S, (9, 9), {"style": "cv2"}, ValueError, "style: expected one of 'detectron2', 'to"),
         (M, B, S, (9, 9), {"class_ids": np.ones(2, int)}, ValueError, "class_ids: expected shape"),
@@ -426,6 +438,49 @@ def with_value(array, value):
 def test_bad_input(masks, boxes, scores, shape, options, error, message):
     with pytest.raises(error, match=message):
         cellpost.paste_masks(masks, boxes, scores, shape, **options)
+
+
+def test_arrays_may_be_used_again_after_a_batch():
+    paster = cellpost.Paster((9, 9))
+    box, class_id = B[:1].copy(), np.array([3])
+    paster.add(M[:1], box, S[:1], class_ids=class_id)
+    box += 5
+    class_id[:] = 7
+    paster.add(M[:1], box, S[:1], class_ids=class_id)
+    box[:], class_id[:] = 0, 0
+    labels, classes = paster.result()
+    assert (labels[0, 0], labels[8, 8]) == (1, 2)
+    assert classes.tolist() == [3, 7]
+
+
+def test_empty_batches_say_nothing_of_classes():
+    paster = cellpost.Paster((9, 9))
+    paster.add(M[:0], B[:0], S[:0], class_ids=np.ones(0, int))
+    assert paster.result()[1].shape == (0,)
+    paster.add(M, B, S)
+    paster.add(M[:0], B[:0], S[:0], class_ids=np.ones(0, int))
+    assert paster.result().max() == 1
+    paster = cellpost.Paster((9, 9))
+    paster.add(M[:0], B[:0], S[:0])
+    paster.add(M, B, S, class_ids=np.array([4, 5, 6]))
+    paster.add(M[:0], B[:0], S[:0])
+    assert paster.result()[1].tolist() == [4]
+
+
+def test_large_instances(device):
+    # so large that tiles grow, each in most of them
+    rng = np.random.default_rng(0)
+    n = 9000
+    masks, scores = np.ones((n, 3, 3), F), rng.permutation(n) / n
+    corner = rng.uniform(-50, 0, (n, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(40, 2100, (n, 2))], 1).astype(F)
+    shape = (600, 2100)
+    labels, index = paste(device, masks, boxes, scores, shape, style="nearest", return_index=True)
+    owner = np.full(shape, -1)
+    for i in np.argsort(scores):
+        x0, y0, x1, y1 = np.clip(np.ceil(boxes[i] - 0.5), 0, None).astype(int)
+        owner[y0:y1, x0:x1] = i
+    np.testing.assert_array_equal(np.concatenate([[-1], index])[labels], owner)
 
 
 def test_batches_that_do_not_fit():

@@ -56,6 +56,9 @@ int64_t nms(const NmsArrays& arrays, const SuppressRule& rule, const std::option
     result = on_cuda ? cuda::nms(boxes.place, given, rule, is_wide, out, grown)
                      : cpu::nms(given, rule, is_wide, out, grown);
   }
+  if (result.n_too_many > 0) {
+    reject(boxes.name, "at most 2^37 pixels in all boxes", std::to_string(result.n_too_many));
+  }
   reject_rows(boxes.name, "masks", result.bad_box, result.bad_score, result.bad_value);
   return result.n_kept;
 }

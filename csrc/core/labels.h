@@ -74,6 +74,14 @@ struct PermuteObjects {
   }
 };
 
+/// out[i] = source[i]
+template <class T>
+struct Copy {
+  const T* source;
+  T* out;
+  CELLPOST_FN void operator()(int64_t i) const { out[i] = source[i]; }
+};
+
 /// out[i] = source[ids[i]]
 template <class T>
 struct Gather {

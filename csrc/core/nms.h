@@ -38,6 +38,10 @@ struct RankedBoxes {
     return of(rank)[2 + axis] - of(rank)[axis];
   }
   CELLPOST_FN Real area(int32_t rank) const { return side(rank, 0) * side(rank, 1); }
+  /// Others overlap with nothing: they stay, and are in no table.
+  CELLPOST_FN bool has_area(int64_t rank) const {
+    return of(rank)[2] > of(rank)[0] && of(rank)[3] > of(rank)[1];
+  }
 };
 
 // ---- overlaps that suppress ---------------------------------------------------------------------
@@ -166,9 +170,11 @@ constexpr int kSmallestClass =
 
 /// Class of boxes whose longer side is `side`; rounding may not put one into a class too small.
 CELLPOST_FN int size_class(double side) {
+  constexpr double kLargest = 4398046511104.0;  // 2^42, above which ilogb could overflow an int
+  if (!(side < kLargest)) return kSizeClasses - 1;
   if (!(side > 0.0)) return 0;
   const int k = std::ilogb(side * 1.0001) + 1 - kSmallestClass;
-  return k < 0 ? 0 : (k < kSizeClasses ? k : kSizeClasses - 1);
+  return k < 0 ? 0 : (k < kSizeClasses - 1 ? k : kSizeClasses - 1);
 }
 
 CELLPOST_FN int64_t cell_at(double v, int of_class) {
@@ -188,32 +194,33 @@ CELLPOST_FN uint64_t cell_hash(int of_class, int64_t y, int64_t x) {
 template <class Real>
 struct BoxTable {
   RankedBoxes<Real> boxes;
-  int64_t n_buckets;         ///< a power of two
-  const int32_t* members;    ///< ranks by bucket, ascending within each
-  const Real* near;          ///< their boxes
-  const int64_t* start;      ///< of each bucket, and the end
-  const int32_t* has_class;  ///< of kSizeClasses
+  int64_t n_buckets;           ///< a power of two
+  const int32_t* members;      ///< ranks by bucket, ascending within each
+  const Real* near;            ///< their boxes
+  const int64_t* start;        ///< of each bucket, and the end
+  const int32_t* of_class;     ///< ranks by size class, ascending within each
+  const int64_t* class_start;  ///< of each class, and the end
 
   CELLPOST_FN double longer_side(int32_t rank) const {
     const Real w = boxes.side(rank, 0), h = boxes.side(rank, 1);
     return static_cast<double>(w > h ? w : h);
   }
-  CELLPOST_FN int64_t bucket(int of_class, int64_t y, int64_t x) const {
-    return static_cast<int64_t>(cell_hash(of_class, y, x) & static_cast<uint64_t>(n_buckets - 1));
+  CELLPOST_FN int64_t bucket(int k, int64_t y, int64_t x) const {
+    return static_cast<int64_t>(cell_hash(k, y, x) & static_cast<uint64_t>(n_buckets - 1));
   }
 };
 
-/// bucket[i] of the box with the rank members[i], and which classes there are.
+/// Class and bucket of the box with the rank members[i].
 template <class Real>
 struct EnterBox {
   BoxTable<Real> table;
   int64_t* bucket;
-  int32_t* has_class;
+  int64_t* size_class_of;
   CELLPOST_FN void operator()(int64_t i) const {
     const int32_t rank = table.members[i];
     const int k = size_class(table.longer_side(rank));
-    atomic_store(&has_class[k], 1);
     const Real* const box = table.boxes.of(rank);
+    size_class_of[i] = k;
     bucket[i] = table.bucket(k, cell_at(static_cast<double>(box[1]), k),
                              cell_at(static_cast<double>(box[0]), k));
   }
@@ -229,14 +236,14 @@ struct CopyBox {
   }
 };
 
-/// start[b] from the sorted buckets: the place at which b or the next one there is begins.
+/// start[k] from sorted keys below `end`: the place at which k, or the next one there is, begins.
 struct FindStarts {
   const int64_t* sorted;
-  int64_t n, n_buckets;
+  int64_t n, end;
   int64_t* start;
   CELLPOST_FN void operator()(int64_t i) const {
-    const int64_t from = i == 0 ? 0 : sorted[i - 1] + 1, to = i == n ? n_buckets : sorted[i];
-    for (int64_t b = from; b <= to; ++b) start[b] = i;
+    const int64_t from = i == 0 ? 0 : sorted[i - 1] + 1, to = i == n ? end : sorted[i];
+    for (int64_t k = from; k <= to; ++k) start[k] = i;
   }
 };
 
@@ -255,32 +262,74 @@ struct Suppress {
   /// The table holds all that could be a keeper, so that what finds none stays.
   bool is_last;
 
-  /// Looks for the best keeper in a bucket; false if one that overlaps is undecided.
-  CELLPOST_FN bool look(int64_t bucket, int32_t rank, int32_t* best) const {
-    for (int64_t k = table.start[bucket]; k < table.start[bucket + 1]; ++k) {
-      const int32_t other = table.members[k];
-      if (other >= *best) return true;
-      const Real *const p = table.near + 4 * k, *const q = table.boxes.of(rank);
-      if (!(p[0] < q[2] && q[0] < p[2] && p[1] < q[3] && q[1] < p[3])) continue;
-      const int32_t its = atomic_load(&keeper[other]);
-      if (its != other && its != kUndecided) continue;
-      if (classes != nullptr && classes[other] != classes[rank]) continue;
-      if (!overlap(other, rank)) continue;
-      if (its == kUndecided) return false;
-      *best = other;
+  /// The best keeper is looked for, not any.
+  bool finds_best;
+
+  /// What a box knows of its keeper so far.
+  struct Search {
+    int32_t rank, best;
+    bool waits;  ///< for one that it overlaps with
+    CELLPOST_FN bool is_over(bool finds_best) const {
+      return waits || (!finds_best && best != rank);
     }
-    return true;
+  };
+
+  CELLPOST_FN bool touches(const Real* p, const Real* q) const {
+    return p[0] < q[2] && q[0] < p[2] && p[1] < q[3] && q[1] < p[3];
+  }
+  /// `other`, better than the best keeper so far and touching the box, may be a better one.
+  CELLPOST_FN void consider(int32_t other, Search& search) const {
+    const int32_t its = atomic_load(&keeper[other]);
+    if (its != other && its != kUndecided) return;
+    if (classes != nullptr && classes[other] != classes[search.rank]) return;
+    if (!overlap(other, search.rank)) return;
+    search.waits = its == kUndecided;
+    search.best = search.waits ? search.best : other;
+  }
+  CELLPOST_FN void look_in_bucket(int64_t bucket, Search& search) const {
+    for (int64_t k = table.start[bucket]; k < table.start[bucket + 1]; ++k) {
+      if (table.members[k] >= search.best) return;
+      if (!touches(table.near + 4 * k, table.boxes.of(search.rank))) continue;
+      consider(table.members[k], search);
+      if (search.is_over(finds_best)) return;
+    }
+  }
+  CELLPOST_FN void look_in_class(int of_class, Search& search) const {
+    for (int64_t k = table.class_start[of_class]; k < table.class_start[of_class + 1]; ++k) {
+      const int32_t other = table.of_class[k];
+      if (other >= search.best) return;
+      if (!touches(table.boxes.of(other), table.boxes.of(search.rank))) continue;
+      consider(other, search);
+      if (search.is_over(finds_best)) return;
+    }
+  }
+  /// Boxes of the class that begin within its reach of the box; all, where there are more cells.
+  CELLPOST_FN void look(int k, Search& search) const {
+    const Real* const box = table.boxes.of(search.rank);
+    const double reach = k == kSizeClasses - 1 ? 0.0 : std::ldexp(1.0, k + kSmallestClass);
+    const int64_t row0 = cell_at(static_cast<double>(box[1]) - reach, k),
+                  row1 = cell_at(static_cast<double>(box[3]), k),
+                  col0 = cell_at(static_cast<double>(box[0]) - reach, k),
+                  col1 = cell_at(static_cast<double>(box[2]), k);
+    const double n_cells =
+        static_cast<double>(row1 - row0 + 1) * static_cast<double>(col1 - col0 + 1);
+    if (n_cells > static_cast<double>(table.class_start[k + 1] - table.class_start[k])) {
+      return look_in_class(k, search);
+    }
+    for (int64_t row = row0; row <= row1; ++row) {
+      for (int64_t col = col0; col <= col1; ++col) {
+        look_in_bucket(table.bucket(k, row, col), search);
+        if (search.is_over(finds_best)) return;
+      }
+    }
   }
 
   CELLPOST_FN void operator()(int64_t i) const {
     const auto rank = static_cast<int32_t>(i);
-    const Real* const box = table.boxes.of(i);
-    const double x0 = static_cast<double>(box[0]), y0 = static_cast<double>(box[1]),
-                 x1 = static_cast<double>(box[2]), y1 = static_cast<double>(box[3]);
     const int own = size_class(table.longer_side(rank));
-    int32_t best = rank;
-    for (int k = 0; k < kSizeClasses; ++k) {
-      if (table.has_class[k] == 0) continue;
+    Search search{rank, rank, false};
+    for (int k = 0; k < kSizeClasses && !search.is_over(finds_best); ++k) {
+      if (table.class_start[k] == table.class_start[k + 1]) continue;
       // Sides of neighbouring classes differ by less than 2^(distance + 1); the ends hold the rest.
       const int apart = k > own ? k - own : own - k;
       const int low = k < own ? k : own, high = k < own ? own : k;
@@ -288,24 +337,19 @@ struct Suppress {
           std::ldexp(1.01, 1 - apart) < least_ratio) {
         continue;
       }
-      const double reach = k == kSizeClasses - 1 ? 0.0 : std::ldexp(1.0, k + kSmallestClass);
-      const int64_t row0 = cell_at(y0 - reach, k), row1 = cell_at(y1, k);
-      const int64_t col0 = cell_at(x0 - reach, k), col1 = cell_at(x1, k);
-      const double n_cells =
-          static_cast<double>(row1 - row0 + 1) * static_cast<double>(col1 - col0 + 1);
-      if (n_cells > static_cast<double>(table.n_buckets)) {
-        for (int64_t b = 0; b < table.n_buckets; ++b) {
-          if (!look(b, rank, &best)) return;
-        }
-        continue;
-      }
-      for (int64_t row = row0; row <= row1; ++row) {
-        for (int64_t col = col0; col <= col1; ++col) {
-          if (!look(table.bucket(k, row, col), rank, &best)) return;
-        }
-      }
+      look(k, search);
     }
-    if (best != rank || is_last) atomic_store(&keeper[rank], best);
+    if (!search.waits && (search.best != rank || is_last)) atomic_store(&keeper[rank], search.best);
+  }
+};
+
+/// A box without area stays, whatever there is.
+template <class Real>
+struct StartKeeper {
+  RankedBoxes<Real> boxes;
+  int32_t* keeper;
+  CELLPOST_FN void operator()(int64_t i) const {
+    keeper[i] = boxes.has_area(i) ? kUndecided : static_cast<int32_t>(i);
   }
 };
 
@@ -320,13 +364,6 @@ struct Listed {
   const int32_t* items;
   CELLPOST_FN void operator()(int64_t i) const { job(items[i]); }
 };
-template <class Job>
-struct Shifted {
-  Job job;
-  int64_t first;
-  CELLPOST_FN void operator()(int64_t i) const { job(first + i); }
-};
-
 // ---- ranks --------------------------------------------------------------------------------------
 
 /// Keys that sort the best first. Notes the first box and score that are not finite.
@@ -363,6 +400,12 @@ struct IsKeeper {
   const int32_t* keeper;
   CELLPOST_FN bool operator()(int64_t i) const { return keeper[i] == i; }
 };
+template <class Real>
+struct CanKeep {
+  RankedBoxes<Real> boxes;
+  const int32_t* keeper;
+  CELLPOST_FN bool operator()(int64_t i) const { return keeper[i] == i && boxes.has_area(i); }
+};
 
 /// keep[k] = row of the k-th that stays; keeper_of[row] = row of its keeper.
 struct WriteKeep {
@@ -389,13 +432,20 @@ struct StartMembers {
 
 // ---- masks --------------------------------------------------------------------------------------
 
-/// Where the pixels of an instance can be, and words for them.
+/// Where the pixels of an instance can be, and words for them; their sum, in thousands so that it
+/// holds any; and the first box that is not finite in float32.
 struct FindWindow {
   Paste paste;
   int64_t* n_words;
+  int64_t *bad_box, *n_thousands;
   CELLPOST_FN void operator()(int64_t i) const {
+    if (!paste.is_finite_box(i)) {
+      atomic_min(bad_box, i);
+      return;
+    }
     paste.windows[i] = paste.find_window(i);
     n_words[i] = InstanceBits::n_words(paste.windows[i]);
+    atomic_add(n_thousands, n_words[i] / 1000);
   }
 };
 

@@ -60,7 +60,7 @@ struct PasteAxis {
     if (style != PasteStyle::torchvision) return;
     const float scale = static_cast<float>(static_cast<double>(n_x + 2) / n_x);
     const float half = (high - low) * 0.5f * scale, middle = (high + low) * 0.5f;
-    constexpr double kFar = 1e12;  // beyond any image, and safe to convert
+    constexpr double kFar = 1e15;  // beyond any image, and safe to convert
     first = static_cast<int64_t>(clamped(static_cast<double>(middle - half), -kFar, kFar));
     end = static_cast<int64_t>(clamped(static_cast<double>(middle + half), -kFar, kFar)) + 1;
   }
@@ -82,31 +82,45 @@ struct PasteAxis {
   }
 
   CELLPOST_FN Tap tap(int64_t pixel) const {
-    const Tap outside{n + 1, {0.0f, 0.0f}};
+    switch (style) {
+      case PasteStyle::nearest:
+        return nearest(pixel);
+      case PasteStyle::torchvision:
+        return torchvision(pixel);
+      default:
+        return detectron2(pixel);
+    }
+  }
+
+  // Without branches, so that loops over pixels can become SIMD.
+  CELLPOST_FN Tap detectron2(int64_t pixel) const {
     const float middle = static_cast<float>(pixel) + 0.5f;
-    if (style == PasteStyle::nearest) {
-      const double from = static_cast<double>(middle) - static_cast<double>(low),
-                   side = static_cast<double>(high) - static_cast<double>(low);
-      if (!(from >= 0.0 && from < side)) return outside;
-      const auto i = static_cast<int32_t>(from * n / side);
-      return {(i < n ? i : n - 1) + 1, {1.0f, 0.0f}};
-    }
-    if (style == PasteStyle::torchvision) {
-      if (pixel < first || pixel >= end) return outside;
-      const float scale = static_cast<float>(n + 2) / static_cast<float>(size());
-      const float at = fused(scale, static_cast<float>(pixel - first) + 0.5f, -0.5f);
-      const float from = at > 0.0f ? at : 0.0f;
-      auto i = static_cast<int32_t>(from);
-      if (i > n + 1) i = n + 1;
-      float w = from - static_cast<float>(i);
-      w = w < 1.0f ? w : 1.0f;
-      return {i, {1.0f - w, w}};
-    }
     const float grid = (middle - low) / (high - low) * 2.0f - 1.0f;
     const float at = fused(grid + 1.0f, static_cast<float>(n) * 0.5f, -0.5f);
-    if (!(at > -1.0f && at < static_cast<float>(n))) return outside;
-    const float below = std::floor(at), w = at - below;
-    return {static_cast<int32_t>(below) + 1, {1.0f - w, w}};
+    const bool inside = at > -1.0f && at < static_cast<float>(n);
+    const float from = inside ? at : 0.0f;
+    const float below = std::floor(from), w = from - below;
+    return {inside ? static_cast<int32_t>(below) + 1 : n + 1,
+            {inside ? 1.0f - w : 0.0f, inside ? w : 0.0f}};
+  }
+
+  CELLPOST_FN Tap torchvision(int64_t pixel) const {
+    const bool inside = pixel >= first && pixel < end;
+    const float scale = static_cast<float>(n + 2) / static_cast<float>(size());
+    const float at = fused(scale, static_cast<float>(pixel - first) + 0.5f, -0.5f);
+    const float last = static_cast<float>(n + 1);
+    const float from = inside && at > 0.0f ? at : 0.0f;
+    const auto i = static_cast<int32_t>(from < last ? from : last);
+    const float over = from - static_cast<float>(i), w = over < 1.0f ? over : 1.0f;
+    return {inside ? i : n + 1, {inside ? 1.0f - w : 0.0f, inside ? w : 0.0f}};
+  }
+
+  CELLPOST_FN Tap nearest(int64_t pixel) const {
+    const double from = static_cast<double>(pixel) + 0.5 - static_cast<double>(low),
+                 side = static_cast<double>(high) - static_cast<double>(low);
+    const bool inside = from >= 0.0 && from < side;
+    const auto i = static_cast<int32_t>(inside ? from * n / side : 0.0);
+    return {inside ? (i < n ? i : n - 1) + 1 : n + 1, {inside ? 1.0f : 0.0f, 0.0f}};
   }
 };
 
@@ -152,6 +166,10 @@ struct Paste {
     return {style, crops.width_of(i), crops.width_of(i), box(i, 0), box(i, 2)};
   }
 
+  CELLPOST_FN bool is_finite_box(int64_t i) const {
+    return is_finite(box(i, 0)) && is_finite(box(i, 1)) && is_finite(box(i, 2)) &&
+           is_finite(box(i, 3));
+  }
   CELLPOST_FN bool has_area(int64_t i) const {
     return box(i, 2) > box(i, 0) && box(i, 3) > box(i, 1) && crops.height_of(i) > 0 &&
            crops.width_of(i) > 0;
@@ -170,20 +188,6 @@ struct Paste {
     if (other == 0) return true;
     const double mine = scores[id], its = scores[other];
     return mine > its || (mine == its && id < other);
-  }
-
-  CELLPOST_FN void claim(int64_t pixel, int32_t id) const {
-#if defined(__CUDA_ARCH__)
-    int32_t seen = atomic_load(&labels[pixel]);
-    while (is_over(id, seen)) {
-      const int32_t found = atomicCAS(&labels[pixel], seen, id);
-      if (found == seen) return;
-      seen = found;
-    }
-#else
-    // A row of the image belongs to one thread.
-    if (is_over(id, labels[pixel])) labels[pixel] = id;
-#endif
   }
 
   CELLPOST_FN float padded(int64_t i, int32_t y, int32_t x) const {
@@ -220,10 +224,8 @@ struct PlanPaste {
 
   CELLPOST_FN void operator()(int64_t i) const {
     PasteWindow window{0, 0, 0, 0};
-    bool finite = true;
-    for (int k = 0; k < 4; ++k) finite = finite && is_finite(paste.box(i, k));
     const double score = paste.scores[paste.first_id + i];
-    if (!finite) {
+    if (!paste.is_finite_box(i)) {
       atomic_min(&bad[0], i);
     } else if (!(score - score == 0.0)) {
       atomic_min(&bad[1], i);

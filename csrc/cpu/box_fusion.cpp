@@ -47,7 +47,7 @@ class Clusters {
           static_cast<double>(row1 - row0 + 1) * static_cast<double>(col1 - col0 + 1);
       if (n_cells > static_cast<double>(clusters_.size())) {
         for (size_t i = 0; i < clusters_.size(); ++i) look(static_cast<int64_t>(i), row, best);
-        continue;
+        break;  // those of all classes
       }
       for (int64_t y = row0; y <= row1; ++y) {
         for (int64_t x = col0; x <= col1; ++x) {

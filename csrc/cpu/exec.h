@@ -30,6 +30,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(int64_t n) : size_(n) {
     if (n == 0) return;
+    if (n < 0 || n > PTRDIFF_MAX / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();
     constexpr size_t kHugePage = size_t{1} << 21;
     const size_t bytes = static_cast<size_t>(n) * sizeof(T);
     const size_t align = bytes >= 4 * kHugePage ? kHugePage : 64;
@@ -104,6 +105,15 @@ class Exec {
           while (stop < width && line[stop] == line[x]) ++stop;
           job(line[x], row, x, stop);
         }
+      }
+    });
+  }
+
+  void apply_map(const int32_t* map, int32_t* labels, int64_t n) {
+    parallel_for(n, kPixelsPerPiece, [&](int64_t begin, int64_t end) {
+      for (int64_t i = next_label(labels, begin, end); i < end;
+           i = next_label(labels, i + 1, end)) {
+        labels[i] = map[labels[i]];
       }
     });
   }
@@ -230,41 +240,52 @@ class Exec {
     });
   }
 
-  /// A thread takes a band of rows and the instances that lie in it, so that no two threads write
-  /// to the same row and the band stays in the cache.
+  /// A thread takes a tile and the instances that lie in it, so that no two threads write to the
+  /// same pixel and the tile stays in the cache.
   void paste(const Paste& job) {
-    const int64_t n_bands = (job.shape.y + kPasteRows - 1) / kPasteRows;
-    std::vector<int64_t> begin(static_cast<size_t>(n_bands) + 2);
-    const auto for_each_band = [&](int64_t i, const auto& visit) {
-      const PasteWindow& window = job.windows[i];
-      if (window.empty()) return;
-      for (int64_t b = window.y0 / kPasteRows; b <= (window.y1 - 1) / kPasteRows; ++b) visit(b);
+    int64_t height = kPasteRows, width = kPasteColumns, n_across = 0;
+    const auto for_each_tile = [&](int64_t i, const auto& visit) {
+      const PasteWindow& w = job.windows[i];
+      if (w.empty()) return;
+      for (int64_t y = w.y0 / height; y <= (w.y1 - 1) / height; ++y) {
+        for (int64_t x = w.x0 / width; x <= (w.x1 - 1) / width; ++x) {
+          visit(static_cast<size_t>(y * n_across + x));
+        }
+      }
     };
-    for (int64_t i = 0; i < job.crops.n; ++i) {
-      for_each_band(i, [&](int64_t b) { ++begin[static_cast<size_t>(b) + 2]; });
+    // Where most instances are large, larger tiles bound the list of what lies in each.
+    std::vector<int64_t> begin;
+    for (;; height *= 2, width *= 2) {
+      n_across = (job.shape.x + width - 1) / width;
+      begin.assign(static_cast<size_t>((job.shape.y + height - 1) / height * n_across) + 2, 0);
+      for (int64_t i = 0; i < job.crops.n; ++i) {
+        for_each_tile(i, [&](size_t tile) { ++begin[tile + 2]; });
+      }
+      for (size_t tile = 2; tile < begin.size(); ++tile) begin[tile] += begin[tile - 1];
+      if (begin.back() <= kMostTilesEach * job.crops.n + kPixelsPerPiece) break;
     }
-    for (size_t b = 2; b < begin.size(); ++b) begin[b] += begin[b - 1];
-    Buffer<int32_t> of_band(begin.back());
+    Buffer<int32_t> in_tile(begin.back());
     for (int64_t i = 0; i < job.crops.n; ++i) {
-      for_each_band(i, [&](int64_t b) {
-        of_band.data()[begin[static_cast<size_t>(b) + 1]++] = static_cast<int32_t>(i);
-      });
+      for_each_tile(
+          i, [&](size_t tile) { in_tile.data()[begin[tile + 1]++] = static_cast<int32_t>(i); });
     }
-    parallel_for(n_bands, 1, [&](int64_t band, int64_t) {
+    parallel_for(static_cast<int64_t>(begin.size()) - 2, 1, [&](int64_t tile, int64_t) {
+      const auto first = static_cast<size_t>(tile);
+      if (begin[first] == begin[first + 1]) return;
       PasteScratch scratch;
       Buffer<float> crop;
-      const int64_t row = band * kPasteRows;
-      for (int64_t k = begin[static_cast<size_t>(band)]; k < begin[static_cast<size_t>(band) + 1];
-           ++k) {
-        const int64_t i = of_band.data()[k];
-        if (k + 1 < begin[static_cast<size_t>(band) + 1])
-          prefetch(job.crops, of_band.data()[k + 1]);
-        const PasteWindow& window = job.windows[i];
-        const PasteRows rows(job, i, std::max<int64_t>(window.y0, row),
-                             std::min<int64_t>(window.y1, row + kPasteRows));
-        const int64_t n = PasteKernels::n_values(job, rows);
+      const int64_t y = tile / n_across * height, x = tile % n_across * width;
+      const PasteWindow own{
+          static_cast<int32_t>(y), static_cast<int32_t>(std::min(y + height, job.shape.y)),
+          static_cast<int32_t>(x), static_cast<int32_t>(std::min(x + width, job.shape.x))};
+      prefetch(job, own);
+      for (int64_t k = begin[first]; k < begin[first + 1]; ++k) {
+        const int64_t i = in_tile.data()[k];
+        if (k + 1 < begin[first + 1]) prefetch(job.crops, in_tile.data()[k + 1]);
+        const PastePart part(job, i, common(job.windows[i], own));
+        const int64_t n = PasteKernels::n_values(job, part);
         if (crop.size() < n) crop = Buffer<float>(n);
-        kernels().paste.paste(job, rows, scratch, crop.data());
+        kernels().paste.paste(job, part, scratch, crop.data());
       }
     });
   }
@@ -274,12 +295,11 @@ class Exec {
       PasteScratch scratch;
       Buffer<float> crop;
       for (int64_t i = begin; i < end; ++i) {
-        const PasteWindow& window = job.windows[i];
-        if (window.empty()) continue;
-        const PasteRows rows(job, i, window.y0, window.y1);
-        const int64_t n = PasteKernels::n_values(job, rows);
+        if (job.windows[i].empty()) continue;
+        const PastePart part(job, i, job.windows[i]);
+        const int64_t n = PasteKernels::n_values(job, part);
         if (crop.size() < n) crop = Buffer<float>(n);
-        kernels().paste.fill_bits(job, rows, scratch, crop.data(), bits);
+        kernels().paste.fill_bits(job, part, scratch, crop.data(), bits);
       }
     });
   }
@@ -330,6 +350,7 @@ class Exec {
 
   /// First place from x on that is not background; most images are mostly that.
   static int64_t next_label(const int32_t* line, int64_t x, int64_t width) {
+    if (x < width && line[x] != 0) return x;
     for (constexpr int64_t kStep = 16; x + kStep <= width; x += kStep) {
       int32_t any = 0;
       for (int64_t k = 0; k < kStep; ++k) any |= line[x + k];
@@ -360,14 +381,24 @@ class Exec {
     return true;
   }
 
-  /// Crops of one band lie anywhere in memory.
+  /// The crops of a tile lie anywhere in memory.
   static void prefetch(const Crops& crops, int64_t i) {
-    constexpr int64_t kLine = 64, kMost = 1 << 13;
+    constexpr int64_t kMost = 1 << 13;
     const int64_t bytes =
         crops.height_of(i) * int64_t{crops.width_of(i)} * item_size(crops.values.dtype);
     const char* const values = dense_crop(crops, i);
     if (values == nullptr || bytes > kMost) return;
-    for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(values + at);
+    for (int64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(values + at);
+  }
+
+  /// Labels in the order of memory: the instances touch them in short pieces, each of which would
+  /// wait.
+  static void prefetch(const Paste& job, const PasteWindow& tile) {
+    const int64_t bytes = (int64_t{tile.x1} - tile.x0) * static_cast<int64_t>(sizeof(int32_t));
+    for (int64_t y = tile.y0; y < tile.y1; ++y) {
+      const auto* const row = reinterpret_cast<const char*>(job.labels + y * job.shape.x + tile.x0);
+      for (int64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(row + at, 1, 2);
+    }
   }
 
   static bool any_bit(const BitImage& bits, const Block& block) {
@@ -379,7 +410,8 @@ class Exec {
     return false;
   }
 
-  static constexpr int64_t kPasteRows = 64;
+  static constexpr int64_t kCacheLine = 64, kMostTilesEach = 8;
+  static constexpr int64_t kPasteRows = 64, kPasteColumns = 1024;  // 256 KiB of labels
   static constexpr int64_t kFilterRows = 128;
   static constexpr int64_t kPixelsPerPiece = 1 << 15;
   static constexpr int64_t kObjectsPerPiece = 8;

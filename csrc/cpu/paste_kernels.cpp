@@ -18,13 +18,13 @@ constexpr int64_t kLanes = 1;
 #endif
 
 /// Copies rows of the padded crop, with one more column of zeros.
-void load_crop(const Paste& job, const PasteRows& rows, float* to) {
-  const int64_t instance = rows.instance, pitch = PasteKernels::pitch(job, instance);
+void load_crop(const Paste& job, const PastePart& part, float* to) {
+  const int64_t instance = part.instance, pitch = PasteKernels::pitch(job, instance);
   const int32_t h = job.crops.height_of(instance), w = job.crops.width_of(instance);
   const FloatView& values = job.crops.values;
   const bool is_plain = values.dtype == DType::f32 && values.stride[3] == 1;
-  for (int32_t y = rows.crop_begin; y < rows.crop_end; ++y) {
-    float* const row = to + (y - rows.crop_begin) * pitch;
+  for (int32_t y = part.crop_begin; y < part.crop_end; ++y) {
+    float* const row = to + (y - part.crop_begin) * pitch;
     if (y < 1 || y > h) {
       for (int64_t x = 0; x < pitch; ++x) row[x] = 0.0f;
       continue;
@@ -59,9 +59,31 @@ struct ShortRow {
     return {_mm512_permutex2var_ps(low, i.v, high)};
   }
 };
-CELLPOST_INLINE void store_reached(Pack v, float threshold, int32_t* to) {
-  const __mmask16 yes = _mm512_cmp_ps_mask(v.v, _mm512_set1_ps(threshold), _CMP_GE_OQ);
-  _mm512_store_si512(to, _mm512_movm_epi32(yes));
+/// Lanes whose value reaches the threshold.
+CELLPOST_INLINE unsigned reached(Pack v, float threshold) {
+  return _mm512_cmp_ps_mask(v.v, _mm512_set1_ps(threshold), _CMP_GE_OQ);
+}
+/// Gives pixels to the instance, but where a better one is.
+CELLPOST_INLINE void claim(const Paste& job, int32_t* labels, unsigned lanes, int32_t id) {
+  const auto yes = static_cast<__mmask16>(lanes);
+  const __m512i there = _mm512_maskz_loadu_epi32(yes, labels), own = _mm512_set1_epi32(id);
+  const __mmask16 taken = _mm512_test_epi32_mask(there, there);
+  __mmask16 over = _kandn_mask16(taken, yes);
+  if (taken != 0) {
+    const __m512d mine = _mm512_set1_pd(job.scores[id]);
+    for (int half = 0; half < 2; ++half) {
+      const auto lane = static_cast<__mmask8>(taken >> (8 * half));
+      const __m256i other =
+          half == 0 ? _mm512_castsi512_si256(there) : _mm512_extracti64x4_epi64(there, 1);
+      const __m512d its = _mm512_mask_i32gather_pd(_mm512_setzero_pd(), lane, other, job.scores, 8);
+      const __mmask8 worse = _mm512_mask_cmp_pd_mask(lane, its, mine, _CMP_LT_OQ);
+      const __mmask8 equal = _mm512_mask_cmp_pd_mask(lane, its, mine, _CMP_EQ_OQ);
+      const __mmask8 later =
+          _mm256_mask_cmpgt_epi32_mask(equal, other, _mm512_castsi512_si256(own));
+      over = static_cast<__mmask16>(over | (worse | later) << (8 * half));
+    }
+  }
+  _mm512_mask_storeu_epi32(labels, over, own);
 }
 #elif defined(__AVX2__)
 struct Row {
@@ -72,9 +94,21 @@ struct Row {
   }
 };
 using ShortRow = Row;
-CELLPOST_INLINE void store_reached(Pack v, float threshold, int32_t* to) {
-  _mm256_store_ps(reinterpret_cast<float*>(to),
-                  _mm256_cmp_ps(v.v, _mm256_set1_ps(threshold), _CMP_GE_OQ));
+CELLPOST_INLINE unsigned reached(Pack v, float threshold) {
+  return Mask8{_mm256_cmp_ps(v.v, _mm256_set1_ps(threshold), _CMP_GE_OQ)}.bits();
+}
+CELLPOST_INLINE void claim(const Paste& job, int32_t* labels, unsigned lanes, int32_t id) {
+  if (lanes == 0xff) {
+    const __m256i there = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(labels));
+    if (_mm256_testz_si256(there, there)) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(labels), _mm256_set1_epi32(id));
+      return;
+    }
+  }
+  for (; lanes != 0; lanes &= lanes - 1) {
+    int32_t& label = labels[__builtin_ctz(lanes)];
+    if (job.is_over(id, label)) label = id;
+  }
 }
 #else
 struct Pack {
@@ -92,8 +126,9 @@ struct Row {
   CELLPOST_INLINE Pack operator[](PackInt i) const { return {values[i.v]}; }
 };
 using ShortRow = Row;
-CELLPOST_INLINE void store_reached(Pack v, float threshold, int32_t* to) {
-  *to = v.v >= threshold ? -1 : 0;
+CELLPOST_INLINE unsigned reached(Pack v, float threshold) { return v.v >= threshold ? 1 : 0; }
+CELLPOST_INLINE void claim(const Paste& job, int32_t* labels, unsigned lanes, int32_t id) {
+  if (lanes != 0 && job.is_over(id, *labels)) *labels = id;
 }
 #endif
 
@@ -105,95 +140,121 @@ CELLPOST_INLINE Pack splat(float v) {
 #endif
 }
 
-/// inside[x] = -1 where the value reaches the threshold, else 0.
-template <BilinearSum Sum, class Values>
-void sample_row(const float* above, const float* below, const float (&y)[2], int64_t n,
-                float threshold, PasteScratch& s) {
+/// Where a row's values go: to the labels.
+struct ToLabels {
+  const Paste& job;
+  int32_t id;
+  CELLPOST_INLINE void put(int64_t y, int64_t x, unsigned lanes) const {
+    claim(job, job.labels + y * job.shape.x + x, lanes, id);
+  }
+};
+
+/// To the bits of the instance.
+struct ToBits {
+  uint64_t* words;
+  PasteWindow window;
+  CELLPOST_INLINE void put(int64_t y, int64_t x, unsigned lanes) const {
+    const int64_t column = x - window.x0;
+    words[(y - window.y0) * InstanceBits::pitch(window) + column / 64] |= uint64_t{lanes}
+                                                                          << (column % 64);
+  }
+};
+
+template <BilinearSum Sum, class Values, class Sink>
+void sample_row(const float* above, const float* below, const float (&y_weight)[2], int64_t y,
+                int64_t left, int64_t n, float threshold, const PasteScratch& s, const Sink& sink) {
   const Values a{above}, b{above + 1}, c{below}, d{below + 1};
-  const Pack y0 = splat(y[0]), y1 = splat(y[1]);
+  const Pack y0 = splat(y_weight[0]), y1 = splat(y_weight[1]);
   for (int64_t x = 0; x < n; x += kLanes) {
     const PackInt i = PackInt::load(s.index + x);
     const Pack v = bilinear<Sum>(a[i], b[i], c[i], d[i], y0, y1, Pack::load(s.weight[0] + x),
                                  Pack::load(s.weight[1] + x));
-    store_reached(v, threshold, s.inside + x);
+    unsigned lanes = reached(v, threshold);
+    if (n - x < kLanes) lanes &= (1u << (n - x)) - 1;
+    sink.put(y, left + x, lanes);
   }
 }
 
-using SampleRow = void (*)(const float*, const float*, const float (&)[2], int64_t, float,
-                           PasteScratch&);
-template <class Values>
-SampleRow row_sampler(BilinearSum sum) {
-  switch (sum) {
-    case BilinearSum::rows:
-      return sample_row<BilinearSum::rows, Values>;
-    case BilinearSum::corners:
-      return sample_row<BilinearSum::corners, Values>;
+template <class Find>
+void fill_taps(int64_t n, PasteScratch& s, const Find& find) {
+  for (int64_t x = 0; x < n; ++x) {
+    const Tap tap = find(x);
+    s.index[x] = tap.index;
+    s.weight[0][x] = tap.weight[0];
+    s.weight[1][x] = tap.weight[1];
+  }
+}
+
+/// Taps of n pixels from `first` on.
+void find_taps(const PasteAxis& axis, int64_t first, int64_t n, PasteScratch& s) {
+  const PasteAxis own = axis;  // which nothing that is written to can be part of
+  switch (own.style) {
+    case PasteStyle::nearest:
+      return fill_taps(n, s, [=](int64_t x) { return own.nearest(first + x); });
+    case PasteStyle::torchvision:
+      return fill_taps(n, s, [=](int64_t x) { return own.torchvision(first + x); });
     default:
-      return sample_row<BilinearSum::grid_sample, Values>;
+      return fill_taps(n, s, [=](int64_t x) { return own.detectron2(first + x); });
   }
 }
 
-/// Calls sink(y, left, n, inside) for parts of rows from column `left` on.
-template <class Sink>
-void sample(const Paste& job, const PasteRows& rows, PasteScratch& s, float* crop,
-            const Sink& sink) {
-  const int64_t instance = rows.instance, pitch = PasteKernels::pitch(job, instance);
-  const PasteWindow window = job.windows[instance];
-  const PasteAxis across = job.x_axis(instance), down = job.y_axis(instance);
-  const BilinearSum sum = bilinear_sum(job.style, down, across);
-  const SampleRow sample_one =
-      pitch <= PasteKernels::kShort ? row_sampler<ShortRow>(sum) : row_sampler<Row>(sum);
-  load_crop(job, rows, crop);
+template <BilinearSum Sum, class Values, class Sink>
+void sample_part(const Paste& job, const PastePart& part, PasteScratch& s, const float* crop,
+                 const Sink& sink) {
+  static_assert(PasteScratch::kColumns % 64 == 0, "no pack of lanes goes over a word's end");
+  const int64_t pitch = PasteKernels::pitch(job, part.instance);
+  const PasteWindow& window = part.window;
+  const PasteAxis across = job.x_axis(part.instance), down = job.y_axis(part.instance);
   for (int64_t left = window.x0; left < window.x1; left += PasteScratch::kColumns) {
     const int64_t n =
         window.x1 - left < PasteScratch::kColumns ? window.x1 - left : PasteScratch::kColumns;
-    for (int64_t x = 0; x < n; ++x) {
-      const Tap tap = across.tap(left + x - job.offset[1]);
-      s.index[x] = tap.index;
-      s.weight[0][x] = tap.weight[0];
-      s.weight[1][x] = tap.weight[1];
-    }
+    find_taps(across, left - job.offset[1], n, s);
     for (int64_t x = n; x % kLanes != 0; ++x) s.index[x] = 0;  // the last pack's, not used
-    for (int64_t y = rows.y0; y < rows.y1; ++y) {
+    for (int64_t y = window.y0; y < window.y1; ++y) {
       const Tap tap = down.tap(y - job.offset[0]);
       if (tap.index > down.n) continue;  // zeros
-      const float* const above = crop + (tap.index - rows.crop_begin) * pitch;
-      sample_one(above, above + pitch, tap.weight, n, job.threshold, s);
-      sink(y, left, n, s.inside);
+      const float* const above = crop + (tap.index - part.crop_begin) * pitch;
+      sample_row<Sum, Values>(above, above + pitch, tap.weight, y, left, n, job.threshold, s, sink);
     }
   }
 }
 
-void paste(const Paste& job, const PasteRows& rows, PasteScratch& scratch, float* crop) {
-  const auto id = static_cast<int32_t>(job.first_id + rows.instance);
-  sample(job, rows, scratch, crop, [&](int64_t y, int64_t left, int64_t n, const int32_t* inside) {
-    const int64_t first = y * job.shape.x + left;
-    int32_t* const labels = job.labels + first;
-    int32_t taken = 0;
-    for (int64_t x = 0; x < n; ++x) taken |= inside[x] & labels[x];
-    if (taken == 0) {
-      for (int64_t x = 0; x < n; ++x) labels[x] |= inside[x] & id;
-    } else {
-      for (int64_t x = 0; x < n; ++x) {
-        if (inside[x] != 0) job.claim(first + x, id);
-      }
-    }
-  });
+template <BilinearSum Sum, class Sink>
+void sample_with(const Paste& job, const PastePart& part, PasteScratch& s, const float* crop,
+                 const Sink& sink) {
+  if (PasteKernels::pitch(job, part.instance) <= PasteKernels::kShort) {
+    sample_part<Sum, ShortRow>(job, part, s, crop, sink);
+  } else {
+    sample_part<Sum, Row>(job, part, s, crop, sink);
+  }
 }
 
-void fill_bits(const Paste& job, const PasteRows& rows, PasteScratch& scratch, float* crop,
+/// Calls sink.put(y, x, lanes) for the pixels from (y, x) on that are the instance's.
+template <class Sink>
+void sample(const Paste& job, const PastePart& part, PasteScratch& s, float* crop,
+            const Sink& sink) {
+  load_crop(job, part, crop);
+  switch (bilinear_sum(job.style, job.y_axis(part.instance), job.x_axis(part.instance))) {
+    case BilinearSum::rows:
+      return sample_with<BilinearSum::rows>(job, part, s, crop, sink);
+    case BilinearSum::corners:
+      return sample_with<BilinearSum::corners>(job, part, s, crop, sink);
+    default:
+      return sample_with<BilinearSum::grid_sample>(job, part, s, crop, sink);
+  }
+}
+
+void paste(const Paste& job, const PastePart& part, PasteScratch& scratch, float* crop) {
+  const auto id = static_cast<int32_t>(job.first_id + part.instance);
+  sample(job, part, scratch, crop, ToLabels{job, id});
+}
+
+void fill_bits(const Paste& job, const PastePart& part, PasteScratch& scratch, float* crop,
                const InstanceBits& bits) {
-  static_assert(PasteScratch::kColumns % 64 == 0, "parts of rows begin with a word");
-  const PasteWindow window = job.windows[rows.instance];
-  uint64_t* const words = bits.words + bits.start[rows.instance];
+  const PasteWindow& window = part.window;
+  uint64_t* const words = bits.words + bits.start[part.instance];
   for (int64_t k = 0; k < InstanceBits::n_words(window); ++k) words[k] = 0;
-  sample(job, rows, scratch, crop, [&](int64_t y, int64_t left, int64_t n, const int32_t* inside) {
-    uint64_t* const line =
-        words + (y - window.y0) * InstanceBits::pitch(window) + (left - window.x0) / 64;
-    for (int64_t x = 0; x < n; ++x) {
-      line[x / 64] |= static_cast<uint64_t>(inside[x] & 1) << (x % 64);
-    }
-  });
+  sample(job, part, scratch, crop, ToBits{words, window});
 }
 
 template <class T, class Test>

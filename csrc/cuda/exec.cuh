@@ -152,6 +152,10 @@ class Exec {
     check_launch();
   }
 
+  void apply_map(const int32_t* map, int32_t* labels, int64_t n) {
+    for_each(n, ApplyMap{map, labels});
+  }
+
   template <class T, class Pred>
   Buffer<T> select(int64_t first, int64_t n, const Pred& pred) {
     const int64_t n_items = n - first;

@@ -19,6 +19,16 @@ static __global__ void check_crop(Crops crops, int64_t* first) {
   if (__syncthreads_or(wrong) && threadIdx.x == 0) atomic_min(first, i);
 }
 
+/// Gives the pixel to the instance, unless one that goes over it has it or takes it meanwhile.
+static __device__ void claim(const Paste& job, int64_t pixel, int32_t id) {
+  int32_t seen = atomic_load(&job.labels[pixel]);
+  while (job.is_over(id, seen)) {
+    const int32_t found = atomicCAS(&job.labels[pixel], seen, id);
+    if (found == seen) return;
+    seen = found;
+  }
+}
+
 /// Threads go along a row of the window; the taps of a row are the same for all of them.
 static __global__ void paste_instance(Paste job) {
   const int64_t i = blockIdx.x;
@@ -31,7 +41,7 @@ static __global__ void paste_instance(Paste job) {
   for (int64_t k = threadIdx.x; k < n; k += kPasteThreads) {
     const int64_t y = window.y0 + k / n_x, x = window.x0 + k % n_x;
     const float v = job.value(i, down.tap(y - job.offset[0]), across.tap(x - job.offset[1]), sum);
-    if (v >= job.threshold) job.claim(y * job.shape.x + x, id);
+    if (v >= job.threshold) claim(job, y * job.shape.x + x, id);
   }
 }
 

@@ -6,6 +6,7 @@
 //   for_each(n, job)                      job(i) for i in [0, n), in any order
 //   for_each_object(n, job)               the same for jobs that look at a whole object
 //   for_each_pixel(rows, width, job)      job(row, x)
+//   apply_map(map, labels, n)             labels[i] = map[labels[i]] where that is not 0
 //   for_each_run(labels, rows, width, job)  job(id, row, x, end) for runs of one id in a row
 //   Buffer<T> select<T>(first, n, pred)   the i in [first, n) with pred(i), ascending
 //   sort_by(keys, values)                 both ascending by key, stable
@@ -237,7 +238,7 @@ class Objects {
     return low;
   }
 
-  void apply() { exec_.for_each(shape_.pixels(), ApplyMap{map(), labels_}); }
+  void apply() { exec_.apply_map(map(), labels_, shape_.pixels()); }
 
   void resize(int64_t n) {
     longs_ = exec_.template alloc<int64_t>(5 * (n + 1));

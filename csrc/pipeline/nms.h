@@ -32,9 +32,13 @@ struct Suppressed {
   int64_t* keeper;  ///< of each row the row of its keeper
 };
 
+/// Of all masks' boxes together: 16 GiB of bits.
+constexpr int64_t kMostMaskPixels = int64_t{1} << 37;
+
 struct NmsResult {
   int64_t n_kept = 0;
   int64_t bad_box = -1, bad_score = -1, bad_value = -1;  ///< first row that cannot be used
+  int64_t n_too_many = 0;  ///< pixels of all masks' boxes, if they are too many to be held
 };
 
 template <class Exec, class Real>
@@ -54,45 +58,60 @@ class BoxIndex {
     const int64_t n = members_.size();
     int64_t n_buckets = 64;
     while (n_buckets < 2 * n) n_buckets *= 2;
-    has_class_ = exec.template alloc<int32_t>(kSizeClasses);
+    auto key = exec.template alloc<int64_t>(n);
+    auto of_class = exec.template alloc<int64_t>(n);
     start_ = exec.template alloc<int64_t>(n_buckets + 1);
-    auto bucket = exec.template alloc<int64_t>(n);
-    exec.fill(has_class_.data(), kSizeClasses, int32_t{0});
+    class_start_ = exec.template alloc<int64_t>(kSizeClasses + 1);
     near_ = exec.template alloc<Real>(4 * n);
-    table_ = {{boxes}, n_buckets, members_.data(), near_.data(), start_.data(), has_class_.data()};
-    exec.for_each(n, EnterBox<Real>{table_, bucket.data(), has_class_.data()});
-    exec.sort_by(bucket, members_);
+    table_.boxes = {boxes};
+    table_.n_buckets = n_buckets;
     table_.members = members_.data();
+    exec.for_each(n, EnterBox<Real>{table_, key.data(), of_class.data()});
+    of_class_ = exec.template alloc<int32_t>(n);
+    exec.for_each(n, Copy<int32_t>{members_.data(), of_class_.data()});
+    exec.sort_by(of_class, of_class_);
+    exec.sort_by(key, members_);
+    exec.for_each(n + 1, FindStarts{of_class.data(), n, kSizeClasses, class_start_.data()});
+    exec.for_each(n + 1, FindStarts{key.data(), n, n_buckets, start_.data()});
     exec.for_each(n, CopyBox<Real>{{boxes}, members_.data(), near_.data()});
-    exec.for_each(n + 1, FindStarts{bucket.data(), n, n_buckets, start_.data()});
+    table_.members = members_.data();
+    table_.near = near_.data();
+    table_.start = start_.data();
+    table_.of_class = of_class_.data();
+    table_.class_start = class_start_.data();
   }
   const BoxTable<Real>& table() const { return table_; }
 
  private:
-  typename Exec::template Buffer<int32_t> members_, has_class_;
-  typename Exec::template Buffer<int64_t> start_;
+  typename Exec::template Buffer<int32_t> members_, of_class_;
+  typename Exec::template Buffer<int64_t> start_, class_start_;
   typename Exec::template Buffer<Real> near_;
   BoxTable<Real> table_{};
 };
 
-/// Decides who stays; `overlap` is about ranks.
+/// Decides who stays; `overlap` is about ranks. With `finds_best` the keepers are the best ones
+/// that suppress each, else any.
 template <class Exec, class Real, class Overlap>
 void suppress(Exec& exec, Ranked<Exec, Real>& ranked, bool has_classes, const Overlap& overlap,
-              double least_ratio) {
+              double least_ratio, bool finds_best) {
   constexpr int64_t kFirstWave = 4096;
   using Job = Suppress<Real, Overlap>;
   const int64_t n = ranked.order.size();
   int32_t* const keeper = ranked.keeper.data();
-  exec.fill(keeper, n, kUndecided);
-  Job job{{}, overlap, has_classes ? ranked.classes.data() : nullptr, least_ratio, keeper, false};
+  const RankedBoxes<Real> boxes{ranked.boxes.data()};
+  exec.for_each(n, StartKeeper<Real>{boxes, keeper});
+  Job job{{},    overlap,   has_classes ? ranked.classes.data() : nullptr, least_ratio, keeper,
+          false, finds_best};
   for (int64_t begin = 0, end; begin < n; begin = end) {
     end = std::min(n, std::max(kFirstWave, 2 * begin));
     if (begin > 0) {
-      const BoxIndex<Exec, Real> kept(exec, ranked.boxes.data(),
-                                      exec.template select<int32_t>(0, begin, IsKeeper{keeper}));
+      const BoxIndex<Exec, Real> kept(
+          exec, ranked.boxes.data(),
+          exec.template select<int32_t>(0, begin, CanKeep<Real>{boxes, keeper}));
       job.table = kept.table();
       job.is_last = false;
-      exec.for_each_object(end - begin, Shifted<Job>{job, begin});
+      auto fresh = exec.template select<int32_t>(begin, end, IsUndecided{keeper});
+      exec.for_each_object(fresh.size(), Listed<Job>{job, fresh.data()});
     }
     auto left = exec.template select<int32_t>(begin, end, IsUndecided{keeper});
     const BoxIndex<Exec, Real> rest(exec, ranked.boxes.data(),
@@ -153,7 +172,7 @@ NmsResult nms(Exec& exec, const Candidates& given, const SuppressRule& rule, con
   const BoxOverlap<Real> overlap{
       {ranked.boxes.data()}, rule.metric, rule.threshold, rule.inclusive};
   const double ratio = rule.metric == OverlapMetric::iou ? rule.threshold : 0.0;
-  suppress(exec, ranked, has_classes, overlap, ratio);
+  suppress(exec, ranked, has_classes, overlap, ratio, merged != nullptr);
   auto kept = write_kept(exec, ranked, out);
   result.n_kept = kept.size();
   if (merged != nullptr) {
@@ -184,7 +203,7 @@ NmsResult tile_nms(Exec& exec, const Candidates& given, const SuppressRule& rule
   const TileOverlap overlap{{{ranked.boxes.data()}, rule.metric, rule.threshold, rule.inclusive},
                             ranked.order.data(),
                             given.tiles};
-  suppress(exec, ranked, given.classes != nullptr, overlap, 0.0);
+  suppress(exec, ranked, given.classes != nullptr, overlap, 0.0, false);
   result.n_kept = write_kept(exec, ranked, out).size();
   return result;
 }
@@ -201,10 +220,21 @@ NmsResult mask_nms(Exec& exec, Paste job, const Candidates& given, const Suppres
   auto start = exec.template alloc<int64_t>(n + 1);
   auto areas = exec.template alloc<int64_t>(n);
   job.windows = windows.data();
-  exec.for_each(n, FindWindow{job, start.data()});
+  auto noted = exec.template alloc<int64_t>(1);
+  auto bad = exec.template alloc<int64_t>(2);
+  exec.fill(noted.data(), 1, int64_t{0});
+  exec.fill(bad.data(), 2, kNowhere);
+  exec.for_each(n, FindWindow{job, start.data(), bad.data() + 1, noted.data()});
   exec.fill(start.data() + n, 1, int64_t{0});
-  auto bad = exec.template alloc<int64_t>(1);
-  exec.fill(bad.data(), 1, kNowhere);
+  const int64_t bad_box = exec.read(bad.data() + 1), n_thousands = exec.read(noted.data());
+  if (bad_box != kNowhere) {
+    result.bad_box = bad_box;
+    return result;
+  }
+  if (n_thousands > kMostMaskPixels / 64000) {
+    result.n_too_many = n_thousands < INT64_MAX / 64000 ? n_thousands * 64000 : INT64_MAX;
+    return result;
+  }
   exec.check_crops(job.crops, bad.data());
   const int64_t bad_value = exec.read(bad.data());
   if (bad_value != kNowhere) {
@@ -219,7 +249,7 @@ NmsResult mask_nms(Exec& exec, Paste job, const Candidates& given, const Suppres
   exec.for_each(n, RankWindows{windows.data(), ranked.order.data(), ranked.boxes.data()});
   const MaskOverlap overlap{bits,        ranked.order.data(), areas.data(),
                             rule.metric, rule.threshold,      given.tiles};
-  suppress(exec, ranked, given.classes != nullptr, overlap, 0.0);
+  suppress(exec, ranked, given.classes != nullptr, overlap, 0.0, false);
   result.n_kept = write_kept(exec, ranked, out).size();
   return result;
 }

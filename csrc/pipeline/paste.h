@@ -76,7 +76,7 @@ PastedLabels number_pasted(Exec& exec, int32_t* labels, const Shape& shape, int6
   exec.sort_by(first, ids);
   exec.fill(map.data(), n + 1, int32_t{0});
   exec.for_each(ids.size(), NumberByRank{ids.data(), map.data()});
-  exec.for_each(shape.pixels(), ApplyMap{map.data(), labels});
+  exec.apply_map(map.data(), labels, shape.pixels());
   exec.for_each(ids.size(), NoteRow{ids.data(), index});
   return found;
 }
