@@ -14,13 +14,14 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from cellpost._arrays import Array, Arrays, dtype_name
+from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost.labels import number
 from cellpost.rle import image_size, rle_crop
 
 __all__ = ["Detections", "as_detections", "crop_masks"]
 
 _LARGEST_CROP = 112  # pixels an axis: no mask head of the libraries below puts out more
+_USUAL_CROP = 28
 _BLOCK = 2**24  # mask pixels that are looked at together
 _UNDERSTOOD = (
     "Detections, torchvision's dict (boxes, scores), Detectron2's Instances (pred_boxes, scores), "
@@ -161,12 +162,15 @@ def as_detections(output: Any, *, shape: Sequence[int] | None = None) -> Detecti
         If the output is none of these.
     ValueError
         If it is of several images; if parts of it do not fit together or with `shape`; or if masks
-        of more than 112 pixels a side come without the image's shape, or have another shape.
+        that may be of the whole image come without its shape, or have another one.
 
     Notes
     -----
-    Masks that have not the image's shape are crops to their boxes, and so are masks of at most 112
-    pixels a side where nothing says the image's shape: give `shape` for small images. Ultralytics'
+    Masks that have not the image's shape are crops to their boxes. Where nothing says the image's
+    shape, masks of at most 28 pixels a side are crops, and so are square ones of at most 112 if
+    some box lies beyond them; others are refused. Crops of whole images hold exact pixels:
+    `paste_masks` gives them back with its default style, or, at any threshold, with ``"nearest"``;
+    ``"torchvision"`` is for raw mask heads and would move them. Ultralytics'
     masks cover the letterboxed input of the network: its pads lie outside the image, and the pixels
     of its resized image are those of ``LetterBox`` (center, with or without ``auto``).
 
@@ -338,6 +342,14 @@ def _from_mmdet2(bbox_result: Any, segm_result: Any, image: tuple[int, int] | No
     if (got := [len(of_class) for of_class in segm_result]) != counts:
         raise ValueError(f"masks: expected {counts} of the classes, as of boxes; got {got}")
     masks = [_array(mask) for of_class in segm_result for mask in of_class]
+    crops, mask_boxes = _whole_masks(rows, masks, image)
+    return Detections(boxes, scores, crops, class_ids, mask_boxes)
+
+
+def _whole_masks(
+    boxes: Array, masks: list[Any], image: tuple[int, int] | None
+) -> tuple[list[Array], Array]:
+    """Crops of masks of the whole image, arrays or run-length encoded, and what they cover."""
     coded = bool(masks) and all(isinstance(mask, dict) for mask in masks)
     for i, mask in enumerate(masks):
         size = image_size("size", mask["size"]) if coded else tuple(getattr(mask, "shape", ()))
@@ -348,8 +360,7 @@ def _from_mmdet2(bbox_result: Any, segm_result: Any, image: tuple[int, int] | No
         crops, mask_boxes = [crop for crop, _ in decoded], np.asarray([box for _, box in decoded])
     else:
         crops, mask_boxes = crop_masks(masks)
-    crops = [_beside(rows, crop) for crop in crops]
-    return Detections(boxes, scores, crops, class_ids, _beside(rows, mask_boxes))
+    return [_beside(boxes, crop) for crop in crops], _beside(boxes, mask_boxes)
 
 
 def _from_ultralytics(output: Any, image: tuple[int, int] | None) -> Detections:
@@ -397,28 +408,40 @@ def _assemble(
         return Detections(boxes, scores, class_ids=class_ids)
     if isinstance(masks, list | tuple):
         masks = [_array(mask) for mask in masks]
-        sizes = {tuple(mask.shape) for mask in masks}
+        if masks and all(isinstance(mask, dict) for mask in masks):
+            crops, mask_boxes = _whole_masks(boxes, masks, image)
+            return Detections(boxes, scores, crops, class_ids, mask_boxes)
+        sizes = {tuple(getattr(mask, "shape", ())) for mask in masks}
     else:
         masks = _beside(boxes, _array(masks))
-        if len(masks.shape) == 4 and masks.shape[1] == 1:
+        if len(getattr(masks, "shape", ())) == 4 and masks.shape[1] == 1:
             masks = masks[:, 0]
         _check_masks("masks", masks, (None, None, None))
         sizes = {tuple(masks.shape[1:])}  # a stack has one even if it has no masks
     if sizes == {image}:
         crops, mask_boxes = crop_masks(masks)
         return Detections(boxes, scores, crops, class_ids, mask_boxes)
-    if any(n > _LARGEST_CROP for size in sizes for n in size):
-        if image is None:
-            raise ValueError(
-                "shape: expected the image's (H, W), to tell masks of the whole image from crops;"
-                " got None"
-            )
+    if image is None and len(sizes) == 1 and _may_be_whole(next(iter(sizes)), boxes):
+        raise ValueError(
+            "shape: expected the image's (H, W), to tell masks of the whole image from crops;"
+            " got None"
+        )
+    if len(sizes) == 1 and any(n > _LARGEST_CROP for size in sizes for n in size):
         got = ", ".join(map(str, sorted(sizes)[:3]))
         raise ValueError(
             f"masks: expected masks of the image's shape {image}, or crops of at most"
             f" {_LARGEST_CROP} pixels a side; got {got}"
         )
     return Detections(boxes, scores, masks, class_ids)
+
+
+def _may_be_whole(size: tuple[int, ...], boxes: Array) -> bool:
+    """Whether masks could be of an image: larger than crops, not square, or around all boxes."""
+    if len(size) != 2 or max(size) <= _USUAL_CROP or 0 in boxes.shape:
+        return False
+    if max(size) > _LARGEST_CROP or size[0] != size[1]:
+        return True
+    return bool((to_host(boxes)[:, 2:] <= np.asarray(size[::-1])).all())
 
 
 # ---- arrays -------------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
+from cellpost import _core
 from cellpost._arrays import Array, to_host
 from cellpost.detections import Detections, as_detections
-from cellpost.labels import number
+from cellpost.labels import choose, number
 from cellpost.nms import Candidates, Metric
 from cellpost.paste import PasteStyle
 
 __all__ = ["MergeReport", "merge_detections"]
+
+_LARGEST = 2**23  # pixels a side of an image
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def merge_detections(
     iou_threshold: float = 0.5,
     metric: Metric = "iou",
     min_side: float = 0.0,
-    max_side_share: float = 1.0,
-    span_share: float = 1.0,
+    max_side_share: float = np.inf,
+    span_share: float = np.inf,
     class_agnostic: bool = True,
     threshold: float = 0.5,
     style: PasteStyle = "detectron2",
@@ -73,22 +76,23 @@ def merge_detections(
         Rows and columns of the image that each tile covers, in the same order. The image ends where
         the last tiles do, or at ``grid.shape`` if it has one.
     prefer : {"center", "score"}
-        Which of several detections of one object stays. One that no inner border of its tile cuts
-        in any case; then the one farther from such borders, or the one with the higher score.
+        Which of several detections of one object stays: of one tile the one with the higher score;
+        of several tiles one that no inner border of its tile cuts; then the one farther from such
+        borders, or the one with the higher score.
     edge_margin : float
         A box that comes closer than this to an inner border of its tile is cut by it, in pixels.
     iou_threshold : float
-        Detections that overlap by more than this, 0 to 1, show the same object. What is compared is
-        the part that both tiles see: so a part of a cell, cut by one tile's border, is the same
-        object as the whole cell in the other tile.
+        Detections that overlap by more than this, 0 to 1, show the same object. One that is cut is
+        compared with that part of the other that its own tile sees: so a part of a cell is the
+        same object as the whole cell in the other tile.
     metric : {"iou", "ios"}
         As in `nms`.
     min_side : float
         Boxes with a shorter side are dropped, in pixels.
     max_side_share : float
-        Boxes with a side longer than this share of the tile's are dropped.
+        Boxes with a side longer than this share of the tile's are dropped; none if not given.
     span_share : float
-        Boxes with both sides longer than this share of the tile's are dropped.
+        Boxes with both sides longer than this share of the tile's are dropped; none if not given.
     class_agnostic : bool
         Whether detections of different classes can show the same object.
     threshold, style
@@ -152,6 +156,9 @@ def merge_detections(
     shape = ends if isinstance(grid, np.ndarray) else np.asarray(getattr(grid, "shape", ends))[-2:]
     tile = np.repeat(np.arange(len(found)), [len(one) for one in found])
     every = _joined(found, windows)
+    if not class_agnostic and len(every) and every.class_ids is None:
+        raise ValueError("class_agnostic: expected True for detections without class_ids")
+    choose("style", style, _core.PasteStyle)
     box, score = to_host(every.boxes).astype(float), to_host(every.scores).astype(float)
     if not (np.isfinite(box).all() and np.isfinite(score).all()):
         raise ValueError("per_tile: expected finite boxes and scores")
@@ -172,12 +179,23 @@ def merge_detections(
     order = np.lexsort((*keys, is_cut))
     order = order[fits[order]]
 
-    chosen = every[order]
-    best_first = np.arange(len(order), 0, -1.0)
-    tiles = np.ascontiguousarray(of[order][:, [0, 2, 1, 3]], np.int32)
+    # Of what a cut one is compared with only the part counts that the cut one's tile sees.
+    seen = of.copy()
+    seen[~is_cut] = 0, 0, _LARGEST, _LARGEST
+    seen = seen[order][:, [0, 2, 1, 3]]
+    options = (shape, iou_threshold, metric, threshold, style)
+    # Within a tile the score decides ...
+    by_score = np.lexsort((-score[order], tile[order]))
+    kinds = np.zeros(len(order), int)
+    if not class_agnostic and every.class_ids is not None:
+        kinds = np.unique(to_host(every.class_ids)[order], return_inverse=True)[1]
     keep = _distinct(
-        chosen, best_first, tiles, shape, iou_threshold, metric, class_agnostic, threshold, style
+        every[order[by_score]], seen[by_score], _pairs(tile[order], kinds)[by_score], *options
     )
+    alone = np.sort(by_score[keep])
+    # ... and between tiles the order.
+    chosen = every[order[alone]]
+    keep = _distinct(chosen, seen[alone], kinds[alone], *options)
     kept = chosen[keep]
     if not return_report:
         return kept
@@ -193,28 +211,38 @@ def merge_detections(
 
 def _distinct(
     found: Detections,
-    scores: NDArray[np.float64],
-    tiles: NDArray[np.int32],
+    tiles: NDArray[np.int64],
+    kinds: NDArray[np.int64],
     shape: NDArray[np.int64],
     iou_threshold: float,
     metric: Metric,
-    class_agnostic: bool,
     threshold: float,
     style: PasteStyle,
-) -> Array:
-    """Rows of objects that are not another's duplicate."""
+) -> NDArray[np.int64]:
+    """Rows, best first, of objects that are no duplicates of better ones of their kind."""
 
     def beside(array: NDArray[Any]) -> Array:
         return array_namespace(found.boxes).asarray(array, device=device(found.boxes))
 
-    rows = Candidates(found.boxes, beside(scores), None if class_agnostic else found.class_ids)
-    if found.masks is None:
-        return rows.suppress(iou_threshold, metric, beside(tiles))
-    if found.mask_boxes is not None:
-        rows = Candidates(found.mask_boxes, beside(scores), rows.class_ids)
-    return rows.suppress_masks(
-        found.masks, shape.tolist(), iou_threshold, metric, threshold, style, beside(tiles)
+    covered = found.boxes if found.mask_boxes is None else found.mask_boxes
+    best_first = np.arange(len(found), 0, -1.0)
+    rows = Candidates(
+        found.boxes if found.masks is None else covered, beside(best_first), beside(kinds)
     )
+    seen = beside(np.ascontiguousarray(tiles, np.int32))
+    if found.masks is None:
+        keep = rows.suppress(iou_threshold, metric, seen)
+    else:
+        keep = rows.suppress_masks(
+            found.masks, shape.tolist(), iou_threshold, metric, threshold, style, seen
+        )
+    return np.asarray(to_host(keep), np.int64)
+
+
+def _pairs(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each pair of two."""
+    n = int(b.max(initial=0)) + 1
+    return a * n + b
 
 
 def _window(i: int, tile: Any) -> tuple[int, int, int, int]:
@@ -222,7 +250,7 @@ def _window(i: int, tile: Any) -> tuple[int, int, int, int]:
     try:
         rows, columns = tile
         y0, x0, y1, x1 = map(index, (rows.start, columns.start, rows.stop, columns.stop))
-        if 0 <= y0 < y1 <= 2**23 and 0 <= x0 < x1 <= 2**23:
+        if 0 <= y0 < y1 <= _LARGEST and 0 <= x0 < x1 <= _LARGEST:
             return y0, x0, y1, x1
     except (TypeError, ValueError, AttributeError):
         pass

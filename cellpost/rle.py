@@ -43,15 +43,21 @@ def rle_counts(counts: Any) -> NDArray[np.int64]:
     if isinstance(counts, str | bytes):
         lengths = _decompress(counts)
     else:
-        lengths = np.asarray(counts)
+        try:
+            lengths = np.asarray(counts)
+        except ValueError:
+            raise TypeError(
+                "counts: expected text or a list of integers; got nested lists"
+            ) from None
         if lengths.size == 0:
             lengths = np.empty(0, np.int64)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
             got = f"{lengths.dtype} of shape {lengths.shape}"
             raise TypeError(f"counts: expected text or a list of integers; got {got}")
+    lengths = lengths.astype(np.int64, copy=False)  # huge unsigned ones become negative
     if lengths.size and lengths.min() < 0:
-        raise ValueError(f"counts: expected lengths >= 0; got {lengths.min()}")
-    return lengths.astype(np.int64, copy=False)
+        raise ValueError(f"counts: expected lengths from 0 to 2**63 - 1; got {lengths.min()}")
+    return lengths
 
 
 def rle_crop(
@@ -111,6 +117,9 @@ def rle_crop(
         x_first != x_last
     ).any():  # such a run goes over a column's last and the next one's first row
         y0, y1 = 0, height
+    if (x1 - x0) * (y1 - y0) >= 2**31:
+        got = f"{y1 - y0} x {x1 - x0}"
+        raise ValueError(f"counts: expected an object within fewer than 2**31 pixels; got {got}")
     # Either each run stays in a column or columns are whole: in the crop, too, a run is contiguous.
     starts = (x_first - x0) * (y1 - y0) + y_first - y0
     steps = np.zeros((x1 - x0) * (y1 - y0) + 1, np.int8)

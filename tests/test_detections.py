@@ -367,12 +367,37 @@ def test_torchvision_without_masks_or_labels(library):
     assert_detections(as_detections(output, shape=IMAGE), library, boxes, scores, None)
 
 
-def test_masks_of_a_small_image_need_its_shape():
-    masks = np.zeros((2, 28, 30), np.float32)
-    output = {"boxes": BOXES[:2], "scores": SCORES[:2], "masks": masks}
+@pytest.mark.parametrize("size", [(29, 30), (64, 64), (113, 113)])
+def test_masks_that_may_be_of_an_image_need_its_shape(size):
+    boxes = np.array([[0, 0, 9, 9], [1, 1, 20, 28]], float)
+    output = {"boxes": boxes, "scores": SCORES[:2], "masks": np.zeros((2, *size), np.float32)}
+    with pytest.raises(ValueError, match=r"shape: expected the image's \(H, W\), to tell masks"):
+        as_detections(output)
+    assert isinstance(as_detections(output, shape=size).masks, list)
+    if max(size) <= 112:
+        assert as_detections(output, shape=(1000, 1000)).masks.shape == (2, *size)
+
+
+def test_crops_of_usual_heads_need_no_shape():
+    for n in (14, 28, 56, 112):
+        masks = np.zeros((2, n, n), np.float32)
+        boxes = np.array([[0, 0, 9, 9], [100, 100, 130, 130]], float)
+        output = {"boxes": boxes, "scores": SCORES[:2], "masks": masks}
+        assert as_detections(output).masks is masks
+    masks = np.zeros((1, 28, 28), np.float32)
+    output = {"boxes": boxes[:1], "scores": SCORES[:1], "masks": masks}
     assert as_detections(output).masks is masks
-    assert isinstance(as_detections(output, shape=(28, 30)).masks, list)
-    assert as_detections(output, shape=(30, 28)).masks is masks
+
+
+def test_encoded_masks_of_mmdetection_3():
+    whole = objects(3)[3] > 0
+    runs = [np.flatnonzero(np.diff(np.r_[0, m.T.ravel(), 1 - m.T.ravel()[-1]])) for m in whole]
+    coded = [{"size": list(IMAGE), "counts": np.diff(np.r_[0, r]).tolist()} for r in runs]
+    found = SimpleNamespace(
+        pred_instances=SimpleNamespace(bboxes=BOXES[:3], scores=SCORES[:3], masks=coded)
+    )
+    found = as_detections(found)
+    np.testing.assert_array_equal(put_back(found.masks, found.mask_boxes, IMAGE), whole)
 
 
 def test_a_dict_of_lists():

@@ -124,9 +124,9 @@ def test_an_object_of_a_huge_mask_takes_no_memory_for_the_rest():
         (ValueError, "counts: expected a sum of 4 x 4 pixels; got 0", "", (4, 4)),
         (ValueError, "counts: expected a sum of 4 x 4 pixels; got 18446744073709551632",
          [2**62, 2**62, 2**62, 2**62, 16], (4, 4)),
-        (ValueError, "counts: expected lengths >= 0; got -1", [5, -1, 12], (4, 4)),
-        (ValueError, "counts: expected lengths >= 0; got -1", "5O", (4, 4)),
-        (ValueError, "counts: expected lengths >= 0; got -2", "122L", (1, 1)),
+        (ValueError, r"counts: expected lengths from 0 to .*; got -1", [5, -1, 12], (4, 4)),
+        (ValueError, r"counts: expected lengths from 0 to .*; got -1", "5O", (4, 4)),
+        (ValueError, r"counts: expected lengths from 0 to .*; got -2", "122L", (1, 1)),
         (ValueError, r"counts: expected characters '0' to 'o'; got b' '", "5 1", (4, 4)),
         (ValueError, r"counts: expected characters '0' to 'o'; got b'p'", b"5p1", (4, 4)),
         (ValueError, r"counts: expected characters '0' to 'o'; got b'\\xc3'", "5ä1", (4, 4)),
@@ -504,7 +504,8 @@ def test_a_shape_stands_in_for_one_that_the_file_lacks(tmp_path):
     boxes, masks = blobs(shape=(50, 60))  # small: only the shape tells the masks from crops
     arrays = {"boxes": boxes, "scores": np.ones(6), "masks": masks}
     path = write_npz(tmp_path / "a.npz", **arrays)
-    assert read_detections(path)[0].mask_boxes is None
+    with pytest.raises(FileFormatError, match="shape: expected the image's"):
+        read_detections(path)
     found, shape = read_detections(path, shape=(50, 60))
     assert shape == (50, 60)
     np.testing.assert_array_equal(put_back(found.masks, found.mask_boxes, shape), masks)

@@ -44,7 +44,8 @@ def seen_in(labels, tile, *, masks=True, least=1):
 
 
 def labels_of_blobs(shape=(300, 400), n=90, seed=0):
-    return simulate.blobs(shape, n, radius=(4, 11), seed=seed)
+    labels = simulate.blobs(shape, n, radius=(4, 11), seed=seed)
+    return cellpost.resolve_fragments(labels, fragments="largest")  # some hide parts of others
 
 
 @pytest.mark.parametrize("prefer", ["center", "score"])
@@ -121,6 +122,28 @@ def test_which_of_two_whole_ones_stays():
     assert by_centre.scores.tolist() == [0.3]
     by_score = cellpost.merge_detections([left, right], TWO, prefer="score")
     assert by_score.scores.tolist() == [0.9]
+
+
+def test_whole_neighbours_are_not_judged_by_their_slivers():
+    # in the strip that both tiles see they look much alike, and no border cuts them
+    tiles = [(slice(0, 512), slice(0, 512)), (slice(0, 512), slice(448, 960))]
+    left = boxes_of([430, 100, 500, 160], scores=[0.9])
+    right = boxes_of([12, 110, 92, 165], scores=[0.8])
+    assert len(cellpost.merge_detections([left, right], tiles)) == 2
+
+
+def test_within_a_tile_the_score_decides():
+    # the worse one is nearer to the middle
+    twice = boxes_of([398, 100, 438, 140], [400, 100, 440, 140], scores=[0.05, 0.99])
+    tiles = [(slice(0, 512), slice(0, 512)), (slice(0, 512), slice(448, 960))]
+    for prefer in ("center", "score"):
+        merged = cellpost.merge_detections([twice, boxes_of()], tiles, prefer=prefer)
+        assert merged.scores.tolist() == [0.99]
+
+
+def test_boxes_that_stick_out_of_their_tile():
+    wide = boxes_of([-0.5, 3, 40.2, 30])
+    assert len(cellpost.merge_detections([wide, boxes_of()], TWO)) == 1
 
 
 def test_the_images_border_cuts_nothing():
@@ -210,6 +233,8 @@ ONE = boxes_of([0, 0, 5, 5])
         ([ONE, ONE], TWO, {"min_side": np.nan}, ValueError, "min_side: expected a number of at"),
         ([ONE, ONE], TWO, {"span_share": "x"}, TypeError, "span_share: expected a number; got"),
         ([ONE, ONE], TWO, {"iou_threshold": 2}, ValueError, "iou_threshold: expected a number fr"),
+        ([ONE, ONE], TWO, {"style": "x"}, ValueError, "style: expected one of 'detectron2', 'tor"),
+        ([ONE, ONE], TWO, {"class_agnostic": False}, ValueError, "class_agnostic: expected True"),
         ([ONE, ONE], TWO, {"metric": "x"}, ValueError, "metric: expected one of 'iou', 'ios'"),
         (
             [ONE, boxes_of([np.nan, 0, 1, 1])],

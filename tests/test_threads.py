@@ -65,8 +65,27 @@ def everything(maps):
         cellpost.remove_small(holes),
         cellpost.remove_large(holes, max_size_fraction=0.01),
         cellpost.relabel(holes),
+        *detections(),
     ]
     return [a.tobytes() for a in out]
+
+
+def detections():
+    """What the paste family gives for some hundred instances, many of them on top of each other."""
+    rng = np.random.default_rng(1)
+    masks = rng.random((300, 28, 28), np.float32)
+    corner = rng.uniform(-10, 200, (300, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (300, 2))], 1).astype(np.float32)
+    boxes[::50] += [-500, 0, 700, 100]  # wider than what is worked on at a time
+    scores = rng.integers(0, 100, 300) / 100
+    for style in ("detectron2", "torchvision", "nearest"):
+        yield from cellpost.paste_masks(
+            masks, boxes, scores, (230, 700), style=style, return_index=True
+        )
+        yield cellpost.mask_nms(masks, boxes, scores, (230, 700), 0.2, style=style)
+    for metric in ("iou", "ios"):
+        yield cellpost.nms(boxes, scores, 0.3, metric=metric)
+        yield from cellpost.nmm(boxes, scores, 0.3, metric=metric)
 
 
 @pytest.mark.usefixtures("restore_settings")

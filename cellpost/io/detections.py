@@ -206,8 +206,11 @@ def _from_coco(
     path: Path, entries: list[Any], images: list[Any]
 ) -> tuple[Detections, tuple[int, int] | None]:
     shape = None
-    if images and all(isinstance(images[0].get(side), int) for side in ("height", "width")):
-        shape = (images[0]["height"], images[0]["width"])
+    if images and {"height", "width"} <= images[0].keys():
+        try:
+            shape = image_size("images", (images[0]["height"], images[0]["width"]))
+        except (TypeError, ValueError) as error:
+            raise FileFormatError(path, _EXPECTED, error) from error
     bboxes, masks = (_column(path, entries, name) for name in ("bbox", "segmentation"))
     scores, classes = (_column(path, entries, name) for name in ("score", "category_id"))
     crops, mask_boxes = None, None
@@ -223,7 +226,10 @@ def _from_coco(
     confidence = np.ones(len(entries)) if scores is None else _numbers(path, "score", scores, ())
     class_ids = None
     if classes is not None:
-        class_ids = np.asarray(classes if classes else np.empty(0, np.int64))
+        try:
+            class_ids = np.asarray(classes if classes else np.empty(0, np.int64))
+        except ValueError:  # lists among numbers
+            class_ids = np.empty(())
         if class_ids.ndim != 1 or class_ids.dtype.kind not in "iu":
             raise FileFormatError(path, _EXPECTED, "a category_id that is no integer")
     return Detections(boxes, confidence, crops, class_ids, mask_boxes), shape
@@ -242,7 +248,8 @@ def _column(path: Path, entries: list[Any], name: str) -> list[Any] | None:
 def _numbers(path: Path, name: str, values: list[Any], each: tuple[int, ...]) -> Array:
     """Finite numbers, of each entry one or a list of some length."""
     try:
-        numbers = np.asarray(values, np.float64).reshape(len(values), *each)
+        numbers = np.asarray(values).reshape(len(values), *each)
+        numbers = numbers.astype(np.float64 if numbers.dtype.kind in "iuf" else None)
     except (TypeError, ValueError):
         numbers = np.asarray(np.nan)
     if not np.isfinite(numbers).all():

@@ -97,24 +97,28 @@ class Exec {
     const int64_t rows_per_piece =
         std::max<int64_t>(1, kPixelsPerPiece / std::max<int64_t>(1, width));
     parallel_for(rows, rows_per_piece, [&](int64_t begin, int64_t end) {
+      std::vector<uint64_t> changes(static_cast<size_t>((width + 63) / 64));
       for (int64_t row = begin; row < end; ++row) {
         const int32_t* const line = labels + row * width;
-        for (int64_t x = next_label(line, 0, width), stop; x < width;
-             x = next_label(line, stop, width)) {
-          stop = x + 1;
-          while (stop < width && line[stop] == line[x]) ++stop;
-          job(line[x], row, x, stop);
+        kernels().labels.find_changes(line, width, changes.data());
+        int64_t first = 0;
+        int32_t id = 0;  // of the run from `first` on
+        for (size_t k = 0; k < changes.size(); ++k) {
+          for (uint64_t bits = changes[k]; bits != 0; bits &= bits - 1) {
+            const int64_t x = 64 * static_cast<int64_t>(k) + lowest_bit(bits);
+            if (id != 0) job(id, row, first, x);
+            first = x;
+            id = line[x];
+          }
         }
+        if (id != 0) job(id, row, first, width);
       }
     });
   }
 
   void apply_map(const int32_t* map, int32_t* labels, int64_t n) {
     parallel_for(n, kPixelsPerPiece, [&](int64_t begin, int64_t end) {
-      for (int64_t i = next_label(labels, begin, end); i < end;
-           i = next_label(labels, i + 1, end)) {
-        labels[i] = map[labels[i]];
-      }
+      kernels().labels.apply_map(map, labels + begin, end - begin);
     });
   }
 
@@ -346,18 +350,6 @@ class Exec {
                 std::min(col + kBlockColumns, shape.x)},
           scratch.data());
     });
-  }
-
-  /// First place from x on that is not background; most images are mostly that.
-  static int64_t next_label(const int32_t* line, int64_t x, int64_t width) {
-    if (x < width && line[x] != 0) return x;
-    for (constexpr int64_t kStep = 16; x + kStep <= width; x += kStep) {
-      int32_t any = 0;
-      for (int64_t k = 0; k < kStep; ++k) any |= line[x + k];
-      if (any != 0) break;
-    }
-    while (x < width && line[x] == 0) ++x;
-    return x;
   }
 
   /// A crop whose values follow each other in memory: where; else null.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/flows_kernels.h"
+#include "cpu/labels_kernels.h"
 #include "cpu/paste_kernels.h"
 #include "cpu/watershed_kernels.h"
 
@@ -16,6 +17,7 @@ struct Kernels {
   DiffusionKernels diffusion;
   WatershedKernels watershed;
   PasteKernels paste;
+  LabelKernels labels;
 };
 
 namespace baseline {
@@ -23,18 +25,21 @@ TraceKernels trace_kernels();
 DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 PasteKernels paste_kernels();
+LabelKernels label_kernels();
 }  // namespace baseline
 namespace avx2 {
 TraceKernels trace_kernels();
 DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 PasteKernels paste_kernels();
+LabelKernels label_kernels();
 }  // namespace avx2
 namespace avx512 {
 TraceKernels trace_kernels();
 DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 PasteKernels paste_kernels();
+LabelKernels label_kernels();
 }  // namespace avx512
 
 /// The kernels in use: those of the highest level this CPU has, or of the level that was asked for.

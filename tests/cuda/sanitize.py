@@ -96,10 +96,58 @@ def hover_results(prob, hv):
         yield from zip(("type", "share"), cellpost.instance_types(labels, labels % 5), strict=True)
 
 
+def paste_cases():
+    """Crops of odd sizes, boxes on, partly off and off the image, huge, thin and without area."""
+    rng = np.random.default_rng(2)
+    f2, f4, f8, u1 = np.float16, np.float32, np.float64, np.uint8
+    for size, dtype in [
+        ((0, 5, 5), f4),
+        ((1, 1, 1), f4),
+        ((150, 28, 28), f4),
+        ((90, 7, 29), f2),
+        ((60, 3, 200), f8),
+        ((90, 30, 30), u1),
+    ]:
+        n = size[0]
+        masks = rng.integers(0, 2, size) if dtype == u1 else rng.random(size)
+        corner = rng.uniform(-20, 150, (n, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(0.2, 60, (n, 2))], 1)
+        boxes[::11] = np.round(boxes[::11])
+        boxes[::13, 3] = boxes[::13, 1] - 1
+        boxes[::17] = [-1e6, -900, 3e6, 1e3]
+        scores = rng.integers(1, n + 1, n) / (n + 1)  # some are equal
+        scores[::17] /= n + 1
+        yield masks.astype(dtype), boxes.astype(np.float32), scores
+
+
+def paste_results(masks, boxes, scores):
+    """Name and array of everything that the paste family gives for these detections."""
+    shape, n = (67, 131), len(scores)
+    for style in ("detectron2", "torchvision", "nearest"):
+        options = {"style": style, "threshold": 0.4, "min_size": 3}
+        found = cellpost.paste_masks(masks, boxes, scores, shape, return_index=True, **options)
+        yield from zip((f"paste_masks {style}", "index"), found, strict=True)
+        paster = cellpost.Paster(shape, **options)
+        for begin in range(0, n, 40):
+            batch = slice(begin, begin + 40)
+            paster.add(masks[batch], boxes[batch], scores[batch], offset=(begin // 4, -begin // 3))
+        paster.add([masks[i, i % 3 :] for i in range(n)], boxes, scores)  # of differing sizes
+        yield f"Paster {style}", paster.result()
+        for metric in ("iou", "ios"):
+            kept = cellpost.mask_nms(masks, boxes, scores, shape, 0.3, metric=metric, style=style)
+            yield f"mask_nms {style} {metric}", kept
+    for metric, threshold in (("iou", 0.5), ("ios", 0.3), ("iou", 0)):
+        kept = cellpost.nms(boxes, scores, threshold, metric=metric)
+        yield f"nms {metric} {threshold}", kept
+        merged = cellpost.nmm(boxes, scores, threshold, metric=metric)
+        yield from zip(("nmm", "scores", "keep", "group"), merged, strict=True)
+
+
 def main():
     """Run all cases on both devices."""
     n_compared = n_different = 0
     todo = [(results, maps) for maps in cases()] + [(hover_results, m) for m in hover_cases()]
+    todo += [(paste_results, found) for found in paste_cases()]
     for run, maps in todo:
         on_cuda = [torch.from_numpy(a).cuda() for a in maps]
         pairs = zip(run(*maps), run(*on_cuda), strict=True)
