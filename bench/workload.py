@@ -26,6 +26,7 @@ HOVER_NOISE = 0.1  # on maps from -1 to 1; on the logit of the probability ten t
 PASTE_SHAPES = {
     "100": (4096, 4096),
     "500": (4096, 4096),
+    "1000": (4096, 4096),
     "20000": (4096, 4096),
     "100000": (10496, 8415),
 }

@@ -1,5 +1,6 @@
 """From a cell-segmentation network's raw outputs to a full-resolution instance label image."""
 
+from cellpost import augment, rle
 from cellpost._runtime import get_num_threads, info, set_num_threads
 from cellpost.detections import Detections, as_detections
 from cellpost.detections_merge import MergeReport, merge_detections
@@ -53,6 +54,7 @@ __all__ = [
     "PasteReport",
     "Paster",
     "as_detections",
+    "augment",
     "binary_fill_holes",
     "binary_opening",
     "contours",
@@ -81,6 +83,7 @@ __all__ = [
     "remove_large",
     "remove_small",
     "resolve_fragments",
+    "rle",
     "set_num_threads",
     "watershed",
     "watershed_markers",
