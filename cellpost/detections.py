@@ -74,13 +74,21 @@ class Detections:
 
     def __post_init__(self) -> None:
         crops = isinstance(self.masks, list | tuple)
-        given = {
-            "boxes": _array(self.boxes, (0, 4)),
-            "scores": _array(self.scores),
-            "masks": [_array(crop) for crop in self.masks or ()] if crops else _array(self.masks),
-            "class_ids": _array(self.class_ids, dtype="int64"),
-            "mask_boxes": _array(self.mask_boxes, (0, 4)),
-        }
+        try:
+            given = {
+                "boxes": _array(self.boxes, (0, 4)),
+                "scores": _array(self.scores),
+                "masks": (
+                    [_array(crop) for crop in self.masks or ()] if crops else _array(self.masks)
+                ),
+                "class_ids": _array(self.class_ids, dtype="int64"),
+                "mask_boxes": _array(self.mask_boxes, (0, 4)),
+            }
+        except ValueError as error:  # NumPy's, of lists of differing lengths
+            raise ValueError(
+                "boxes, scores, masks, class_ids, mask_boxes: expected arrays, or lists that make "
+                f"some; {error}"
+            ) from error
         needed = ("boxes", "scores")
         found = {
             name: field for name, field in given.items() if name in needed or field is not None

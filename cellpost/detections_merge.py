@@ -12,7 +12,7 @@ from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from cellpost import _core
-from cellpost._arrays import Array, to_host
+from cellpost._arrays import Array, Arrays, to_host
 from cellpost.detections import Detections, as_detections
 from cellpost.labels import choose, number
 from cellpost.nms import Candidates, Metric
@@ -284,6 +284,7 @@ def _joined(found: Sequence[Detections], windows: NDArray[np.int64]) -> Detectio
         has = [getattr(one, name) is not None for one in found]
         if any(has) and not all(has):
             raise ValueError(f"per_tile: expected {name} in all outputs or in none")
+    Arrays(**{f"per_tile[{i}]": one.boxes for i, one in zip(filled, found, strict=True)})
     xp = array_namespace(found[0].boxes)
     moved = []
     for one, (y, x, _, _) in zip(found, windows.tolist(), strict=True):

@@ -257,10 +257,10 @@ def weighted_boxes_fusion(
     >>> fused[0].tolist(), fused[1].tolist()
     ([[0.0, 0.0, 11.0, 10.0]], [0.5])
     """
-    models = list(boxes)
-    given = {"scores": list(scores)}
+    models = _per_model("boxes", boxes)
+    given = {"scores": _per_model("scores", scores)}
     if class_ids is not None:
-        given["class_ids"] = list(class_ids)
+        given["class_ids"] = _per_model("class_ids", class_ids)
     for name, columns in given.items():
         if len(columns) != len(models):
             raise ValueError(
@@ -268,7 +268,9 @@ def weighted_boxes_fusion(
             )
     if len(models) == 0:
         raise ValueError("boxes: expected an array for each of one or more models; got none")
-    weight = [1.0] * len(models) if weights is None else [number("weights", w) for w in weights]
+    weight = [1.0] * len(models)
+    if weights is not None:
+        weight = [number("weights", w) for w in _per_model("weights", weights)]
     if len(weight) != len(models) or not all(1e-6 <= w <= 1e6 for w in weight):
         raise ValueError(
             f"weights: expected {len(models)} numbers from 1e-6 to 1e6; got {weights!r}"
@@ -431,6 +433,15 @@ class Candidates:
             threshold=_share("iou_threshold", threshold),
             inclusive=inclusive,
         )
+
+
+def _per_model(name: str, value: Any) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a sequence, one item for each model; got {value!r}"
+        ) from None
 
 
 def _share(name: str, value: Any) -> float:

@@ -93,8 +93,9 @@ def paste_masks(
         background.
     style : {"detectron2", "torchvision", "nearest"}
         How crops are resized. ``"detectron2"``: bilinear between the float borders of the box
-        (mmdetection's way, too); ``"torchvision"``: bilinear, boxes rounded to whole pixels;
-        ``"nearest"``: the value whose part of the box holds the pixel's centre.
+        (mmdetection's way, too); ``"torchvision"``: bilinear, boxes widened and rounded to whole
+        pixels, for raw mask heads alone (it moves crops of whole pixels); ``"nearest"``: the value
+        whose part of the box holds the pixel's centre, exact for crops of whole pixels.
     class_ids : array, (N,), integer, optional
         Return the class of each label, too.
     out_dtype : dtype, optional

@@ -378,6 +378,11 @@ def test_masks_that_may_be_of_an_image_need_its_shape(size):
         assert as_detections(output, shape=(1000, 1000)).masks.shape == (2, *size)
 
 
+def test_lists_of_differing_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"boxes, scores, .*: expected arrays, or lists that make"):
+        Detections([[0, 0, 3, 2], [4, 4, 5]], [0.5, 0.5])
+
+
 def test_crops_of_usual_heads_need_no_shape():
     for n in (14, 28, 56, 112):
         masks = np.zeros((2, n, n), np.float32)

@@ -210,6 +210,13 @@ def test_outputs_of_models_and_stacks_of_crops():
     assert sorted(merged.boxes.tolist()) == sorted(boxes.tolist())
 
 
+def test_tiles_of_different_libraries():
+    torch = pytest.importorskip("torch")
+    other = Detections(torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([0.5]))
+    with pytest.raises(TypeError, match=r"per_tile\[1\]: expected an array of the library that"):
+        cellpost.merge_detections([ONE, other], TWO)
+
+
 def test_nothing():
     assert len(cellpost.merge_detections([], [])) == 0
     merged, report = cellpost.merge_detections([boxes_of(), boxes_of()], TWO, return_report=True)

@@ -430,6 +430,8 @@ def test_bad_input_of_mask_nms(change, error, message):
     ("boxes", "scores", "options", "error", "message"),
     [
         ([], [], {}, ValueError, "boxes: expected an array for each of one or more models"),
+        (None, [S], {}, TypeError, "boxes: expected a sequence, one item for each model"),
+        ([B], [S], {"weights": 1.0}, TypeError, "weights: expected a sequence, one item for each"),
         ([B, B], [S], {}, ValueError, "scores: expected 2 arrays, one for each model; got 1"),
         ([B], [S], {"class_ids": []}, ValueError, "class_ids: expected 1 arrays"),
         ([B], [S], {"weights": [1, 2]}, ValueError, "weights: expected 1 numbers from 1e-6"),
