@@ -16,7 +16,7 @@ struct NmsArrays {
   Array scores;                  ///< (n,) float64
   std::optional<Array> classes;  ///< (n,) int64
   std::optional<Array> tiles;    ///< (n, 4) int32: y0, y1, x0, x1 of the tile of each
-  Array keep, keeper;            ///< (n,) int64
+  Array keep, keeper;            ///< (n,) int64; see Suppressed
 };
 
 /// Instances' pixels, if overlaps are to be counted in them.

@@ -6,6 +6,10 @@
 // rounds: one that has to wait is looked at again, and what is decided never changes. So the answer
 // is that of the sequential algorithm.
 //
+// They come in waves, each as large as all before: first those of a wave go that a detection kept
+// from earlier waves suppresses, then the rest is decided among itself. Where thousands lie on one
+// place all but the few that stay are out of the way early.
+//
 // Those that can overlap are found in a hash table of square cells: a detection is entered once, at
 // the corner x0, y0 of its box, among the cells of its size class: boxes whose longer side is at
 // most the same power of two, and cells of twice that. Huge boxes are looked for in few large cells
@@ -259,11 +263,8 @@ struct Suppress {
   /// A box suppresses only others whose longer side is more than this share of its own.
   double least_ratio;
   int32_t* keeper;  ///< by rank; kUndecided at first, itself if it stays
-  /// The table holds all that could be a keeper, so that what finds none stays.
-  bool is_last;
-
-  /// The best keeper is looked for, not any.
-  bool finds_best;
+  bool is_last;     ///< the table holds all that are left to be a keeper: what finds none stays
+  bool finds_best;  ///< the best keeper is looked for, not any
 
   /// What a box knows of its keeper so far.
   struct Search {
@@ -364,6 +365,7 @@ struct Listed {
   const int32_t* items;
   CELLPOST_FN void operator()(int64_t i) const { job(items[i]); }
 };
+
 // ---- ranks --------------------------------------------------------------------------------------
 
 /// Keys that sort the best first. Notes the first box and score that are not finite.

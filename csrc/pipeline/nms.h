@@ -29,7 +29,7 @@ struct SuppressRule {
 /// Row by row what became of the detections.
 struct Suppressed {
   int64_t* keep;    ///< rows that stay, best first; room for n
-  int64_t* keeper;  ///< of each row the row of its keeper
+  int64_t* keeper;  ///< of each row the row of a keeper; where boxes are merged, of the best
 };
 
 /// Of all masks' boxes together: 16 GiB of bits.

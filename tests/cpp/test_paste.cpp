@@ -34,15 +34,15 @@ struct Given {
   }
 };
 
-/// Boxes of seven kinds for an image, and scores for `n_ids`, some of them equal.
+/// Boxes of seven kinds, and scores for `n_ids`: some are equal, the first is above all others.
 Given odd_boxes(const api::Array& masks, int64_t n, const Rows& image, int64_t n_ids) {
   Random random(11);
   Given all{masks, {}, Owned<float>({n, 4}), Owned<double>({n_ids + 1}), {}};
   const auto rows = static_cast<float>(image[0]), columns = static_cast<float>(image[1]);
-  for (double& v : all.scores) v = static_cast<double>(random.integer(n));
+  for (int64_t id = 1; id <= n_ids; ++id) all.scores[id] = id == 1 ? n : random.integer(n);
   for (int64_t i = 0; i < n; ++i) {
     const float x = random.real(-8, columns), y = random.real(-8, rows);
-    const float w = random.real(0.5f, 40), h = random.real(0.5f, 30), far = w * 8e36f;
+    const float w = random.real(0.5f, 110), h = random.real(0.5f, 30), far = w * 3e36f;
     const float kinds[][4] = {
         {x, y, x + w, y + h},
         {-w, -h, columns + h - 15, rows + h - 15},  // more than a thread, or a kernel, takes
@@ -172,13 +172,14 @@ TEST(paste, labels_are_those_of_the_core_at_every_pixel) {
     for (const Rows& image : {Rows{66, 1030}, {1, 600}, {70, 1}, {0, 5}}) {
       for (const int style : {0, 1, 2}) {
         Given given = odd_boxes(view("masks", masks), 10, image, 10);
-        given.parameters.style = PasteStyle{style};
-        given.parameters.min_score = 1;
-        // a threshold that a pixel just reaches: no value may differ in a bit
-        for (const float value : plain_values(given.job(image), 1)) {
-          if (value > 0.1f && value < 1) given.parameters.threshold = double{value};
+        given.parameters = {PasteStyle{style}, 0.5, 1};
+        // a threshold that the last pixel of a box just reaches: no value may differ in a bit
+        for (const int64_t i : {0, 1}) {
+          for (const float value : plain_values(given.job(image), i)) {
+            if (value > 0.01f && value < 1) given.parameters.threshold = double{value};
+          }
+          check_paste(given, image);
         }
-        check_paste(given, image);
       }
     }
   }
@@ -262,22 +263,21 @@ TEST(paste, masks_are_counted_pixel_by_pixel) {
     values.push_back(plain_values(given.job({66, 531}), i));
   }
   api::NmsArrays arrays{view("boxes", given.boxes), view("scores", given.scores), {}, {}, {}, {}};
-  for (const bool has_tiles : {false, true}) {
-    if (has_tiles) arrays.tiles = view("tiles", tiles);
-    for (const OverlapMetric metric : {OverlapMetric::iou, OverlapMetric::ios}) {
-      check_nms(arrays, {metric, 0.2, false}, pixels, [&](int64_t i, int64_t j) {
-        const PasteWindow all{0, 66, 0, 531}, w = has_tiles ? common(covered[i], covered[j]) : all;
-        int64_t a = 0, b = 0, both = 0;
-        for (int64_t y = w.y0; y < w.y1; ++y) {
-          for (int64_t k = y * 531 + w.x0; k < y * 531 + w.x1; ++k) {
-            const bool of_i = values[i][k] >= 0.5f, of_j = values[j][k] >= 0.5f;
-            a += of_i, b += of_j, both += of_i && of_j;
-          }
+  for (int k = 0; k < 20; ++k) {
+    if (k == 10) arrays.tiles = view("tiles", tiles);
+    const SuppressRule rule{OverlapMetric{k % 2}, k % 10 * 0.05, false};
+    check_nms(arrays, rule, pixels, [&](int64_t i, int64_t j) {
+      const PasteWindow all{0, 66, 0, 531}, w = k < 10 ? all : common(covered[i], covered[j]);
+      int64_t a = 0, b = 0, both = 0;
+      for (int64_t y = w.y0; y < w.y1; ++y) {
+        for (int64_t at = y * 531 + w.x0; at < y * 531 + w.x1; ++at) {
+          const bool of_i = values[i][at] >= 0.5f, of_j = values[j][at] >= 0.5f;
+          a += of_i, b += of_j, both += of_i && of_j;
         }
-        const int64_t whole = metric == OverlapMetric::iou ? a + b - both : std::min(a, b);
-        return static_cast<double>(both) > 0.2 * static_cast<double>(whole);
-      });
-    }
+      }
+      const int64_t whole = k % 2 == 0 ? a + b - both : std::min(a, b);
+      return static_cast<double>(both) > rule.threshold * static_cast<double>(whole);
+    });
   }
 }
 
