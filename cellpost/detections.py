@@ -200,7 +200,7 @@ def as_detections(output: Any, *, shape: Sequence[int] | None = None) -> Detecti
         if len(output) > 1:
             raise ValueError(f"output: expected one image at a time; got a list of {len(output)}")
         return as_detections(output[0], shape=shape)
-    got = type(output).__name__
+    got = "an empty list" if isinstance(output, list) and not output else type(output).__name__
     if isinstance(output, dict):
         got = f"a dict of {', '.join(map(str, output)) or 'nothing'}"
     raise TypeError(f"output: expected {_UNDERSTOOD}; got {got}")
@@ -268,7 +268,8 @@ def crop_masks(
     windows = np.concatenate([np.empty((0, 4), np.int64), *map(_windows, blocks)])
     crops = [masks[i][y0:y1, x0:x1] for i, (x0, y0, x1, y1) in enumerate(windows.tolist())]
     if frame is not None:
-        box = np.asarray([number("frame", side) for side in frame])
+        sides = frame if hasattr(frame, "__iter__") else ()
+        box = np.asarray([number("frame", side) for side in sides])
         if box.shape != (4,) or not np.isfinite(box).all() or not (box[:2] < box[2:]).all():
             raise ValueError(
                 f"frame: expected x0 < x1 and y0 < y1 in (x0, y0, x1, y1); got {frame}"
@@ -416,9 +417,6 @@ def _assemble(
         return Detections(boxes, scores, class_ids=class_ids)
     if isinstance(masks, list | tuple):
         masks = [_array(mask) for mask in masks]
-        if masks and all(isinstance(mask, dict) for mask in masks):
-            crops, mask_boxes = _whole_masks(boxes, masks, image)
-            return Detections(boxes, scores, crops, class_ids, mask_boxes)
         sizes = {tuple(getattr(mask, "shape", ())) for mask in masks}
     else:
         masks = _beside(boxes, _array(masks))
@@ -426,6 +424,11 @@ def _assemble(
             masks = masks[:, 0]
         _check_masks("masks", masks, (None, None, None))
         sizes = {tuple(masks.shape[1:])}  # a stack has one even if it has no masks
+    if len(masks) != len(boxes):
+        raise ValueError(f"masks: expected {len(boxes)}, one for each box; got {len(masks)}")
+    if isinstance(masks, list) and masks and all(isinstance(mask, dict) for mask in masks):
+        crops, mask_boxes = _whole_masks(boxes, masks, image)
+        return Detections(boxes, scores, crops, class_ids, mask_boxes)
     if sizes == {image}:
         crops, mask_boxes = crop_masks(masks)
         return Detections(boxes, scores, crops, class_ids, mask_boxes)

@@ -383,6 +383,20 @@ def test_lists_of_differing_lengths_are_refused():
         Detections([[0, 0, 3, 2], [4, 4, 5]], [0.5, 0.5])
 
 
+def test_too_few_masks():
+    for masks in (np.zeros((1, 200, 200)), np.zeros((1, 14, 14)), [np.zeros((200, 200))]):
+        output = {"boxes": BOXES[:2], "scores": SCORES[:2], "masks": masks}
+        with pytest.raises(ValueError, match="masks: expected 2, one for each box; got 1"):
+            as_detections(output, shape=(200, 200))
+
+
+def test_nothing_to_understand():
+    with pytest.raises(TypeError, match=r"output: expected .*; got an empty list"):
+        as_detections([])
+    with pytest.raises(ValueError, match="frame: expected x0 < x1 and y0 < y1 in"):
+        crop_masks(np.zeros((1, 5, 6)), frame=5)
+
+
 def test_crops_of_usual_heads_need_no_shape():
     for n in (14, 28, 56, 112):
         masks = np.zeros((2, n, n), np.float32)
@@ -713,7 +727,7 @@ def test_detections_are_returned_as_they_are():
         (None, "NoneType"),
         (np.zeros((3, 6)), "ndarray"),
         ("output", "str"),
-        ([], "list"),
+        ([], "an empty list"),
         ((), "tuple"),
         ([np.zeros((3, 4))], "list"),
         ([None], "list"),
