@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
+import cellpost
 from cellpost.augment import View, views
+from cellpost.detections import Detections
 
 D4 = views("d4")
 SHAPES = [(37, 52), (40, 40), (1, 9), (8, 1)]
@@ -560,3 +563,30 @@ def test_scales_that_are_none_are_refused(error, message, scales):
     with pytest.raises(error) as caught:
         views("d4", scales=scales)
     assert str(caught.value) == message
+
+
+# ---- the whole way ------------------------------------------------------------------------------
+
+
+def test_cells_found_in_eight_views_are_found_once(nuclei2d):
+    labels = cellpost.relabel(nuclei2d.astype(np.int32))[:400, :500]  # not square
+    labels = cellpost.relabel(np.ascontiguousarray(labels))
+    found = []
+    for view in views("d4"):
+        seen = view.apply(labels)
+        slices = ndimage.find_objects(seen)
+        boxes = [(x.start, y.start, x.stop, y.stop) for y, x in slices]
+        crops = [seen[at] == k for k, at in enumerate(slices, 1)]
+        of_view = Detections(np.array(boxes, float), np.linspace(0.9, 0.5, len(boxes)), crops)
+        found.append(view.undo(of_view, labels.shape))
+    boxes = np.concatenate([d.boxes for d in found])
+    scores = np.concatenate([d.scores for d in found])
+    masks = [crop for d in found for crop in d.masks]
+    keep = cellpost.mask_nms(masks, boxes, scores, labels.shape, 0.5)
+    assert len(keep) == labels.max()
+    pasted = cellpost.paste_masks([masks[i] for i in keep], boxes[keep], scores[keep], labels.shape)
+    np.testing.assert_array_equal(pasted, labels)
+    fused, _, _, _ = cellpost.weighted_boxes_fusion(
+        [d.boxes for d in found], [d.scores for d in found]
+    )
+    assert sorted(fused.round(3).tolist()) == sorted(found[0].boxes.tolist())
