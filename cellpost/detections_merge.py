@@ -123,7 +123,8 @@ def merge_detections(
     Notes
     -----
     With masks the pixels in question are counted, else boxes are compared; masks tell neighbours in
-    dense tissue apart whose boxes overlap. A cell larger than the overlap of the tiles is cut in
+    dense tissue apart whose boxes overlap. The order of the tiles does not show. A row that an
+    error names counts through all tiles. A cell larger than the overlap of the tiles is cut in
     both: the better part stays, and both do if they do not overlap enough.
 
     System E of the Sartorius ensemble prefers the centre; VSM's filters are ``min_side=3,
@@ -176,27 +177,26 @@ def merge_detections(
     is_cut = (np.minimum(low, high) < edge_margin).any(1)
     middle = np.minimum(low + sides / 2, high + sides / 2).min(1, initial=np.inf)
     keys = (-score, -middle) if prefer == "center" else (-middle, -score)
-    order = np.lexsort((*keys, is_cut))
-    order = order[fits[order]]
+    # What is equal in all of these goes by the tile's place, then by its row there: by nothing that
+    # the order of the tiles could change.
+    order = np.lexsort((of[:, 1], of[:, 0], *keys, is_cut))
+    rank = np.empty(len(order), int)
+    rank[order] = np.arange(len(order))
 
     # Of what a cut one is compared with only the part counts that the cut one's tile sees.
-    seen = of.copy()
-    seen[~is_cut] = 0, 0, _LARGEST, _LARGEST
-    seen = seen[order][:, [0, 2, 1, 3]]
-    options = (shape, iou_threshold, metric, threshold, style)
-    # Within a tile the score decides ...
-    by_score = np.lexsort((-score[order], tile[order]))
+    seen = of[:, [0, 2, 1, 3]]
+    seen[~is_cut] = 0, _LARGEST, 0, _LARGEST
+    options = (shape, seen, iou_threshold, metric, threshold, style)
     kinds = np.zeros(len(order), int)
     if not class_agnostic and every.class_ids is not None:
-        kinds = np.unique(to_host(every.class_ids)[order], return_inverse=True)[1]
-    keep = _distinct(
-        every[order[by_score]], seen[by_score], _pairs(tile[order], kinds)[by_score], *options
-    )
-    alone = np.sort(by_score[keep])
-    # ... and between tiles the order.
-    chosen = every[order[alone]]
-    keep = _distinct(chosen, seen[alone], kinds[alone], *options)
-    kept = chosen[keep]
+        kinds = np.unique(to_host(every.class_ids), return_inverse=True)[1]
+    # Within a tile the score decides, and between tiles the rank.
+    best = np.lexsort((rank, -score))
+    by_score = np.empty(len(order), int)
+    by_score[best] = np.arange(len(order))
+    left = _distinct(every, fits, by_score, tile * (kinds.max(initial=0) + 1) + kinds, *options)
+    left = _distinct(every, left, rank, kinds, *options)
+    kept = every[order[left[order]]]
     if not return_report:
         return kept
     return kept, MergeReport(
@@ -204,45 +204,46 @@ def merge_detections(
         n_small=int(is_small.sum()),
         n_large=int((is_large & ~is_small).sum()),
         n_cut=int((is_cut & fits).sum()),
-        n_duplicates=len(chosen) - len(kept),
+        n_duplicates=int(fits.sum()) - len(kept),
         n_kept=len(kept),
     )
 
 
 def _distinct(
     found: Detections,
-    tiles: NDArray[np.int64],
+    among: NDArray[np.bool_],
+    rank: NDArray[np.int64],
     kinds: NDArray[np.int64],
     shape: NDArray[np.int64],
+    seen: NDArray[np.int64],
     iou_threshold: float,
     metric: Metric,
     threshold: float,
     style: PasteStyle,
-) -> NDArray[np.int64]:
-    """Rows, best first, of objects that are no duplicates of better ones of their kind."""
+) -> NDArray[np.bool_]:
+    """Which of the detections in question duplicate none of a better rank and the same kind."""
 
     def beside(array: NDArray[Any]) -> Array:
         return array_namespace(found.boxes).asarray(array, device=device(found.boxes))
 
     covered = found.boxes if found.mask_boxes is None else found.mask_boxes
-    best_first = np.arange(len(found), 0, -1.0)
+    # The others are each of a kind of their own: nothing has to be copied to leave them out.
+    alone = kinds.max(initial=0) + 1 + np.arange(len(found))
     rows = Candidates(
-        found.boxes if found.masks is None else covered, beside(best_first), beside(kinds)
+        found.boxes if found.masks is None else covered,
+        beside(-rank.astype(float)),
+        beside(np.where(among, kinds, alone)),
     )
-    seen = beside(np.ascontiguousarray(tiles, np.int32))
+    tiles = beside(np.ascontiguousarray(seen, np.int32))
     if found.masks is None:
-        keep = rows.suppress(iou_threshold, metric, seen)
+        keep = rows.suppress(iou_threshold, metric, tiles)
     else:
         keep = rows.suppress_masks(
-            found.masks, shape.tolist(), iou_threshold, metric, threshold, style, seen
+            found.masks, shape.tolist(), iou_threshold, metric, threshold, style, tiles
         )
-    return np.asarray(to_host(keep), np.int64)
-
-
-def _pairs(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number for each pair of two."""
-    n = int(b.max(initial=0)) + 1
-    return a * n + b
+    left = np.zeros(len(found), np.bool_)
+    left[to_host(keep)] = True
+    return left & among
 
 
 def _window(i: int, tile: Any) -> tuple[int, int, int, int]:

@@ -137,8 +137,30 @@ def test_within_a_tile_the_score_decides():
     twice = boxes_of([398, 100, 438, 140], [400, 100, 440, 140], scores=[0.05, 0.99])
     tiles = [(slice(0, 512), slice(0, 512)), (slice(0, 512), slice(448, 960))]
     for prefer in ("center", "score"):
-        merged = cellpost.merge_detections([twice, boxes_of()], tiles, prefer=prefer)
+        merged, report = cellpost.merge_detections(
+            [twice, boxes_of()], tiles, prefer=prefer, return_report=True
+        )
         assert merged.scores.tolist() == [0.99]
+        assert (report.n_duplicates, report.n_kept) == (1, 1)
+
+
+def test_order_of_tiles_does_not_show_where_all_else_is_equal():
+    # as sure, as far from a border, and not of the same size
+    left, right = boxes_of([24, 5, 36, 15]), boxes_of([4, 5, 16, 14])
+    for prefer in ("center", "score"):
+        one = cellpost.merge_detections([left, right], TWO, prefer=prefer)
+        other = cellpost.merge_detections([right, left], TWO[::-1], prefer=prefer)
+        assert one.boxes.tolist() == other.boxes.tolist() == [[24, 5, 36, 15]]
+
+
+def test_what_is_filtered_out_suppresses_nothing():
+    left, right = boxes_of([22, 5, 38, 35], scores=[0.9]), boxes_of([2, 7, 17, 35], scores=[0.5])
+    for prefer in ("center", "score"):
+        merged, report = cellpost.merge_detections(
+            [left, right], TWO, prefer=prefer, max_side_share=0.72, return_report=True
+        )
+        assert merged.scores.tolist() == [0.5]
+        assert (report.n_large, report.n_duplicates, report.n_kept) == (1, 0, 1)
 
 
 def test_boxes_that_stick_out_of_their_tile():
