@@ -18,7 +18,7 @@ struct Cluster {
   int64_t bucket = 0;
 };
 
-/// Clusters by the cells of the table that core/nms.h describes; they move as they grow.
+/// Clusters by the cells of the table of core/box_cells.h; they move as they grow.
 class Clusters {
  public:
   explicit Clusters(const BoxesToFuse& given) : given_(given), next_(size(given.n), -1) {
@@ -34,23 +34,14 @@ class Clusters {
     Best best{-1, given_.iou_threshold};
     const int own = class_of(box);
     for (int k = 0; k < kSizeClasses; ++k) {
-      if (n_of_class_[k] == 0) continue;
-      const int apart = k > own ? k - own : own - k;
-      if (apart > 1 && std::min(k, own) > 0 && std::max(k, own) < kSizeClasses - 1 &&
-          std::ldexp(1.01, 1 - apart) < given_.iou_threshold) {
-        continue;
-      }
-      const double reach = k == kSizeClasses - 1 ? 0.0 : std::ldexp(1.0, k + kSmallestClass);
-      const int64_t row0 = cell_at(box[1] - reach, k), row1 = cell_at(box[3], k);
-      const int64_t col0 = cell_at(box[0] - reach, k), col1 = cell_at(box[2], k);
-      const double n_cells =
-          static_cast<double>(row1 - row0 + 1) * static_cast<double>(col1 - col0 + 1);
-      if (n_cells > static_cast<double>(clusters_.size())) {
+      if (n_of_class_[k] == 0 || !can_overlap(k, own, given_.iou_threshold)) continue;
+      const CellRange near(box[0], box[1], box[2], box[3], k);
+      if (near.n_cells() > static_cast<double>(clusters_.size())) {
         for (size_t i = 0; i < clusters_.size(); ++i) look(static_cast<int64_t>(i), row, best);
         break;  // those of all classes
       }
-      for (int64_t y = row0; y <= row1; ++y) {
-        for (int64_t x = col0; x <= col1; ++x) {
+      for (int64_t y = near.row0; y <= near.row1; ++y) {
+        for (int64_t x = near.col0; x <= near.col1; ++x) {
           for (const int64_t i : buckets_[bucket(k, y, x)]) look(i, row, best);
         }
       }

@@ -3,7 +3,7 @@
 // boxes.
 #pragma once
 
-#include "core/nms.h"
+#include "core/box_cells.h"
 
 namespace cellpost {
 

@@ -2,7 +2,7 @@
 // All give the same bits.
 #pragma once
 
-#include "core/nms.h"
+#include "core/nms_overlap.h"
 #include "core/paste.h"
 
 namespace cellpost::cpu {

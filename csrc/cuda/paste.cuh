@@ -1,7 +1,7 @@
 // Kernels of the paste family: a block an instance.
 #pragma once
 
-#include "core/nms.h"
+#include "core/nms_overlap.h"
 #include "core/paste.h"
 
 namespace cellpost::cuda {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "core/nms.h"
 #include "pipeline/paste.h"
@@ -53,9 +52,12 @@ struct Ranked {
 template <class Exec, class Real>
 class BoxIndex {
  public:
-  BoxIndex(Exec& exec, const Real* boxes, typename Exec::template Buffer<int32_t> ranks)
-      : members_(std::move(ranks)) {
-    const int64_t n = members_.size();
+  BoxIndex(Exec& exec, const Real* boxes, typename Exec::template Buffer<int32_t>& ranks) {
+    const int64_t n = ranks.size();
+    members_ = exec.template alloc<int32_t>(n);
+    of_class_ = exec.template alloc<int32_t>(n);
+    exec.for_each(n, Copy<int32_t>{ranks.data(), members_.data()});
+    exec.for_each(n, Copy<int32_t>{ranks.data(), of_class_.data()});
     int64_t n_buckets = 64;
     while (n_buckets < 2 * n) n_buckets *= 2;
     auto key = exec.template alloc<int64_t>(n);
@@ -67,8 +69,6 @@ class BoxIndex {
     table_.n_buckets = n_buckets;
     table_.members = members_.data();
     exec.for_each(n, EnterBox<Real>{table_, key.data(), of_class.data()});
-    of_class_ = exec.template alloc<int32_t>(n);
-    exec.for_each(n, Copy<int32_t>{members_.data(), of_class_.data()});
     exec.sort_by(of_class, of_class_);
     exec.sort_by(key, members_);
     exec.for_each(n + 1, FindStarts{of_class.data(), n, kSizeClasses, class_start_.data()});
@@ -105,17 +105,15 @@ void suppress(Exec& exec, Ranked<Exec, Real>& ranked, bool has_classes, const Ov
   for (int64_t begin = 0, end; begin < n; begin = end) {
     end = std::min(n, std::max(kFirstWave, 2 * begin));
     if (begin > 0) {
-      const BoxIndex<Exec, Real> kept(
-          exec, ranked.boxes.data(),
-          exec.template select<int32_t>(0, begin, CanKeep<Real>{boxes, keeper}));
+      auto keepers = exec.template select<int32_t>(0, begin, CanKeep<Real>{boxes, keeper});
+      const BoxIndex<Exec, Real> kept(exec, ranked.boxes.data(), keepers);
       job.table = kept.table();
       job.is_last = false;
       auto fresh = exec.template select<int32_t>(begin, end, IsUndecided{keeper});
       exec.for_each_object(fresh.size(), Listed<Job>{job, fresh.data()});
     }
     auto left = exec.template select<int32_t>(begin, end, IsUndecided{keeper});
-    const BoxIndex<Exec, Real> rest(exec, ranked.boxes.data(),
-                                    exec.template select<int32_t>(begin, end, IsUndecided{keeper}));
+    const BoxIndex<Exec, Real> rest(exec, ranked.boxes.data(), left);
     job.table = rest.table();
     job.is_last = true;
     while (left.size() > 0) {
