@@ -199,37 +199,9 @@ def test_flow_error(measure, device, work, peer):
     timing.peer, timing.peer_seconds = "cellpose flow_error", seconds
 
 
-def test_threads(benchmark, work, recorded):
-    """One thread against all, with the same bytes."""
-    n = cellpost.get_num_threads()
-    if n == 1:
-        pytest.skip("one CPU")
-    calls = {
-        "follow_flows": lambda: cellpost.follow_flows(work.dP, work.cellprob),
-        "masks_to_flows": lambda: cellpost.masks_to_flows(work.labels),
-    }
-    rounds = 5 if max(work.labels.shape) <= 4096 else 2
-    serial = {}
-    cellpost.set_num_threads(1)
-    try:
-        for name, call in calls.items():
-            call()
-            serial[name] = fastest(call, rounds)
-    finally:
-        cellpost.set_num_threads(n)
-    for name, call in calls.items():
-        seconds, result = fastest(call, rounds)
-        np.testing.assert_array_equal(result, serial[name][1])
-        recorded.threads.append(
-            {
-                "call": name,
-                "size": work.size,
-                "threads": n,
-                "seconds_1": serial[name][0],
-                "seconds_n": seconds,
-            }
-        )
-    benchmark.pedantic(calls["follow_flows"], rounds=1)
+def test_threads(measure_threads, work):
+    measure_threads("follow_flows", lambda: cellpost.follow_flows(work.dP, work.cellprob))
+    measure_threads("masks_to_flows", lambda: cellpost.masks_to_flows(work.labels))
 
 
 @pytest.mark.parametrize("call", ["follow_flows", "masks_to_flows"])

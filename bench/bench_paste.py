@@ -252,34 +252,11 @@ def test_mask_nms(measure, device, work):
     assert 0 < len(keep) <= work.n_cells
 
 
-def test_threads(benchmark, work, recorded):
-    """One thread against all of them."""
-    n = cellpost.get_num_threads()
-    if n == 1:
-        pytest.skip("this machine, or CELLPOST_NUM_THREADS, has one thread: nothing to compare")
-
-    def run():
-        return cellpost.paste_masks(work.masks, work.boxes, work.scores, work.labels.shape)
-
-    least = {}
-    for threads in (1, n):
-        cellpost.set_num_threads(threads)
-        try:
-            least[threads], labels = fastest(run, 5)
-        finally:
-            cellpost.set_num_threads(n)
-        least[f"labels {threads}"] = labels
-    np.testing.assert_array_equal(least["labels 1"], least[f"labels {n}"])
-    recorded.threads.append(
-        {
-            "call": "paste_masks",
-            "size": work.size,
-            "threads": n,
-            "seconds_1": least[1],
-            "seconds_n": least[n],
-        }
+def test_threads(measure_threads, work):
+    measure_threads(
+        "paste_masks",
+        lambda: cellpost.paste_masks(work.masks, work.boxes, work.scores, work.labels.shape),
     )
-    benchmark.pedantic(run, rounds=1)
 
 
 def test_memory(measure_memory, work):

@@ -174,32 +174,8 @@ def test_label_beside_cc3d(measure, device, work, with_peers):
     timing.agrees = "as many components"
 
 
-def test_threads(benchmark, work, recorded):
-    """One thread against all of them."""
-    n = cellpost.get_num_threads()
-    if n == 1:
-        pytest.skip("this machine, or CELLPOST_NUM_THREADS, has one thread: nothing to compare")
-    least = {}
-    for threads in (1, n):
-        cellpost.set_num_threads(threads)
-        try:
-            least[threads], labels = fastest(
-                lambda: cellpost.hover_watershed(work.prob, work.hv), 3
-            )
-        finally:
-            cellpost.set_num_threads(n)
-        least[f"labels {threads}"] = labels
-    np.testing.assert_array_equal(least["labels 1"], least[f"labels {n}"])
-    recorded.threads.append(
-        {
-            "call": "hover_watershed",
-            "size": work.size,
-            "threads": n,
-            "seconds_1": least[1],
-            "seconds_n": least[n],
-        }
-    )
-    benchmark.pedantic(lambda: cellpost.hover_watershed(work.prob, work.hv), rounds=1)
+def test_threads(measure_threads, work):
+    measure_threads("hover_watershed", lambda: cellpost.hover_watershed(work.prob, work.hv))
 
 
 def test_memory(measure_memory, work):

@@ -202,30 +202,54 @@ def measure(benchmark, device, work, recorded):
 
 
 @pytest.fixture
+def measure_threads(benchmark, work, recorded):
+    """One thread against all of them, with the same bytes: `measure_threads("name", function)`."""
+    n = cellpost.get_num_threads()
+    if n == 1:
+        pytest.skip("this machine, or CELLPOST_NUM_THREADS, has one thread: nothing to compare")
+
+    def run(call, function):
+        side = max(work.labels.shape)
+        rounds = 5 if side <= 4096 else 3 if side <= 8192 else 2
+        cellpost.set_num_threads(1)
+        try:
+            function()
+            serial, expected = fastest(function, rounds)
+        finally:
+            cellpost.set_num_threads(n)
+        seconds, result = fastest(function, rounds)
+        np.testing.assert_array_equal(result, expected)
+        found = {"call": call, "size": work.size, "threads": n}
+        recorded.threads.append({**found, "seconds_1": serial, "seconds_n": seconds})
+        benchmark.extra_info[call] = serial / seconds
+
+    yield run
+    benchmark.pedantic(lambda: None, rounds=1)  # else --benchmark-only leaves the test out
+
+
+@pytest.fixture
 def measure_memory(benchmark, work, recorded, tmp_path):
     """Peak extra memory of one call in a fresh process, outputs included."""
 
-    def run(call, *arrays):
+    def run(call, *arrays, size=None):
         files = [tmp_path / f"{i}.npy" for i in range(len(arrays))]
         for file, array in zip(files, arrays, strict=True):
             np.save(file, array)
         script = Path(__file__).with_name("memory.py")
-        done = benchmark.pedantic(
-            lambda: subprocess.run(
-                [sys.executable, str(script), call, *map(str, files)],
-                check=True,
-                capture_output=True,
-                text=True,
-            ),
-            rounds=1,
+        done = subprocess.run(
+            [sys.executable, str(script), call, *map(str, files)],
+            check=True,
+            capture_output=True,
+            text=True,
         )
         found = json.loads(done.stdout)
-        recorded.memory.append({"call": call, "size": work.size, **found})
+        recorded.memory.append({"call": call, "size": size or work.size, **found})
         for file in files:
             file.unlink()
         return found
 
-    return run
+    yield run
+    benchmark.pedantic(lambda: None, rounds=1)  # else --benchmark-only leaves the test out
 
 
 def copy_bandwidth(device):

@@ -17,6 +17,8 @@ import simulate
 from reference import flows as ref_flows
 from reference import labels as ref_labels
 
+import cellpost
+
 DATA = Path(os.environ.get("CELLPOST_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
 SIZES = ("512", "2048", "4096", "8192", "slide")
 HOVER_SIZES = ("512", "2048", "4096", "8192", "16384", "slide")
@@ -30,6 +32,7 @@ PASTE_SHAPES = {
     "20000": (4096, 4096),
     "100000": (10496, 8415),
 }
+TILE_SIZES = ("2048", "4096", "8192")
 SLIDE_SHAPE, SLIDE_TILE = (8415, 10496), 381
 
 
@@ -173,3 +176,26 @@ def make_boxes(n, views):
     sides *= rng.uniform(0.9, 1.1, sides.shape)
     boxes = np.concatenate([middle - sides / 2, middle + sides / 2], 1).astype(np.float32)
     return boxes, rng.permutation(len(boxes)).astype(np.float32) / len(boxes)
+
+
+@dataclass(frozen=True)
+class TileWorkload:
+    """A map and its tiles."""
+
+    size: str
+    image: np.ndarray  # (3, H, W)
+    grid: cellpost.TileGrid
+    tiles: np.ndarray  # (n, 3, 512, 512)
+    labels: np.ndarray  # of the image's shape; not filled
+    n_cells: int
+    n_foreground: int  # all pixels
+
+
+@functools.lru_cache(maxsize=1)  # 8192 x 8192 takes 5.5 GB
+def make_tiles(size):
+    """A square map of random numbers, cut into overlapping tiles."""
+    side = int(size)
+    image = np.random.default_rng(3).standard_normal((3, side, side), np.float32)
+    grid = cellpost.TileGrid((side, side), tile=512, overlap=0.6)
+    labels = np.broadcast_to(np.int32(0), (side, side))
+    return TileWorkload(size, image, grid, grid.extract(image), labels, 0, side * side)

@@ -19,4 +19,5 @@ PYBIND11_MODULE(_core, m) {
   cellpost::bindings::register_watershed(m);
   cellpost::bindings::register_paste(m);
   cellpost::bindings::register_nms(m);
+  cellpost::bindings::register_tiles(m);
 }

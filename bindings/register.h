@@ -11,6 +11,7 @@ void register_watershed(pybind11::module_& m);
 void register_properties(pybind11::module_& m);
 void register_nms(pybind11::module_& m);
 void register_paste(pybind11::module_& m);
+void register_tiles(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 
 }  // namespace cellpost::bindings

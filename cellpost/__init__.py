@@ -22,7 +22,9 @@ from cellpost.labels import (
     remove_small,
     resolve_fragments,
 )
+from cellpost.models import Predictor, as_predictor
 from cellpost.nms import mask_nms, nmm, nms, weighted_boxes_fusion
+from cellpost.normalize import Normalization, normalization, normalize, percentile_limits
 from cellpost.paste import Paster, PasteReport, paste_masks
 from cellpost.properties import (
     InstanceTable,
@@ -31,6 +33,11 @@ from cellpost.properties import (
     instance_types,
     properties,
 )
+from cellpost.segment import segment
+from cellpost.tile_size import TileSize, choose_tile_size, mean_diameter, needs_sliding
+from cellpost.tiles import stitch
+from cellpost.tiles_grid import TileGrid
+from cellpost.tiles_stitcher import Stitcher
 from cellpost.watershed import binary_fill_holes, binary_opening, watershed
 from cellpost.watershed_hover import (
     HoverRanges,
@@ -51,12 +58,19 @@ __all__ = [
     "HoverReport",
     "InstanceTable",
     "MergeReport",
+    "Normalization",
     "PasteReport",
     "Paster",
+    "Predictor",
+    "Stitcher",
+    "TileGrid",
+    "TileSize",
     "as_detections",
+    "as_predictor",
     "augment",
     "binary_fill_holes",
     "binary_opening",
+    "choose_tile_size",
     "contours",
     "endpoints_to_labels",
     "fill_holes",
@@ -73,10 +87,15 @@ __all__ = [
     "label",
     "mask_nms",
     "masks_to_flows",
+    "mean_diameter",
     "merge_detections",
+    "needs_sliding",
     "nmm",
     "nms",
+    "normalization",
+    "normalize",
     "paste_masks",
+    "percentile_limits",
     "properties",
     "relabel",
     "remove_bad_flows",
@@ -84,7 +103,9 @@ __all__ = [
     "remove_small",
     "resolve_fragments",
     "rle",
+    "segment",
     "set_num_threads",
+    "stitch",
     "watershed",
     "watershed_markers",
     "weighted_boxes_fusion",

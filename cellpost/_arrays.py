@@ -168,7 +168,7 @@ class Arrays:
                     ids = xp.concat([xp.zeros_like(ids[:1]), ids])
             else:
                 labels = wide
-        if not to_write and dtype_name(labels) == "int32" and _is_c_contiguous(labels):
+        if not to_write and dtype_name(labels) == "int32" and is_c_contiguous(labels):
             return labels, ids
         copy = self.empty(shape, "int32")
         copy[...] = labels
@@ -235,7 +235,7 @@ def check_fits(n_labels: int, dtype: str, name: str = "out_dtype") -> None:
         )
 
 
-def _is_c_contiguous(array: Array) -> bool:
+def is_c_contiguous(array: Array) -> bool:
     if is_torch_array(array):
         return bool(array.is_contiguous())
     return bool(array.flags.c_contiguous)

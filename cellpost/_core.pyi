@@ -212,3 +212,17 @@ def fuse_boxes(
     NDArray[np.int64],
     NDArray[np.int64],
 ]: ...
+def stitch(
+    tiles: Sequence[object],
+    out: object,
+    stream: int,
+    *,
+    axes: Sequence[
+        tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+    ],
+    tile: Sequence[int],
+    window: object | None,
+    floor: float,
+    first_layer: int,
+    first_row: int,
+) -> int: ...

@@ -52,7 +52,7 @@ class MergeReport:
 
 def merge_detections(
     per_tile: Iterable[Any],
-    grid: Iterable[tuple[slice, slice]],
+    grid: Iterable[tuple[slice, ...]],
     *,
     prefer: Literal["center", "score"] = "center",
     edge_margin: float = 1.0,
@@ -156,7 +156,7 @@ def merge_detections(
     ends = windows[:, 2:].max(0, initial=0)
     shape = ends if isinstance(grid, np.ndarray) else np.asarray(getattr(grid, "shape", ends))[-2:]
     tile = np.repeat(np.arange(len(found)), [len(one) for one in found])
-    every = _joined(found, windows)
+    every = joined(found, windows)
     if not class_agnostic and len(every) and every.class_ids is None:
         raise ValueError("class_agnostic: expected True for detections without class_ids")
     choose("style", style, _core.PasteStyle)
@@ -275,7 +275,7 @@ def _paired(per_tile: Iterable[Any], windows: NDArray[np.int64]) -> Iterable[tup
     return zip(outputs, windows, strict=True)
 
 
-def _joined(found: Sequence[Detections], windows: NDArray[np.int64]) -> Detections:
+def joined(found: Sequence[Detections], windows: NDArray[np.int64]) -> Detections:
     """All detections in pixels of the image."""
     if not found:
         return Detections(np.empty((0, 4)), np.empty(0))

@@ -14,7 +14,8 @@ from test_cli import assert_fails, files, run
 from test_detections_files import IMAGE, blobs, results, write_json
 
 import cellpost
-from cellpost import _job, cli
+from cellpost import cli
+from cellpost.cli import job
 from cellpost.io import read_detections, read_labels, read_metadata
 
 SHAPE = (60, 80)
@@ -221,6 +222,7 @@ def test_report_metadata_and_table(folder):
             "nms": None,
             "out_dtype": None,
         },
+        "n_cells": labels.max(),
         "report": {"n_instances": 30, "n_labels": len(index)}
         | {name: getattr(counts, name) for name in DROPPED},
     }
@@ -470,7 +472,7 @@ def test_lists_of_crops_are_moved_one_by_one(folder, monkeypatch, flags):
 
     state = {**cellpost.info(), "cuda_usable": True, "cuda_reason": ""}
     monkeypatch.setattr(cellpost, "info", lambda: state)
-    monkeypatch.setattr(_job, "_gpu_arrays", lambda: (put, lambda tensor: tensor.numpy()))
+    monkeypatch.setattr(job, "_gpu_arrays", lambda: (put, lambda tensor: tensor.numpy()))
     result = run("paste", "found.json", "-o", "labels.tif", "--table", "t.json", *flags)
     assert result.exit_code == 0, result.output
     assert "on cuda" in result.stdout

@@ -15,10 +15,12 @@ EXAMPLES = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", README, re.DOTA
 
 
 def test_every_example_shows_its_output():
-    assert len(EXAMPLES) == README.count("```python") == 4
+    assert len(EXAMPLES) == README.count("```python") == 5
 
 
-@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["numpy", "torch", "hover", "paste"])
+@pytest.mark.parametrize(
+    ("code", "printed"), EXAMPLES, ids=["numpy", "torch", "hover", "paste", "tiles"]
+)
 def test_example_prints_what_the_readme_says(code, printed, tmp_path):
     if "import torch" in code:
         pytest.importorskip("torch", reason="torch is not installed")

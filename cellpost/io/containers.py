@@ -6,13 +6,15 @@ The kind is told by the first bytes, never by the name. Nothing here knows what 
 from __future__ import annotations
 
 import logging
+import os
+import struct
 import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,10 +119,31 @@ def load_tiff(path: Path, expected: str) -> tuple[Array, str]:
     """
     with _open_tiff(path, expected) as tiff:
         series = tiff.series[0]
-        axes, shape = series.get_axes(False), series.get_shape(False)
-        keep = [i for i, (a, n) in enumerate(zip(axes, shape, strict=True)) if n != 1 or a in "YX"]
-        array = np.asarray(series.asarray()).reshape([shape[i] for i in keep])
-        return native(array), "".join(axes[i] for i in keep)
+        return _with_axes(series, np.asarray(series.asarray()), "YX")
+
+
+def load_tiff_stack(path: Path, expected: str) -> tuple[Array, str]:
+    """Read the same of a TIFF of more axes than an image has: mapped from disk, if it can be.
+
+    Axes of length 1 stay where they are C, Y or X, or where the writer gave all axes by number.
+    """
+    with _open_tiff(path, expected) as tiff:
+        series = tiff.series[0]
+        if series.dataoffset is None:
+            array = np.asarray(series.asarray())
+        else:
+            dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+            array = np.memmap(path, dtype, "r", series.dataoffset, series.get_shape(False))
+        kept = series.get_axes(False) if series.kind == "shaped" else "CYX"
+        return _with_axes(series, array, kept)
+
+
+def _with_axes(series: Any, array: Array, kept: str) -> tuple[Array, str]:
+    """An image without its axes of length 1, but for some, and the letters of its axes."""
+    axes, shape = series.get_axes(False), series.get_shape(False)
+    keep = [i for i, (a, n) in enumerate(zip(axes, shape, strict=True)) if n != 1 or a in kept]
+    array = array.reshape([shape[i] for i in keep])
+    return native(array), "".join(axes[i] for i in keep)
 
 
 def tiff_description(path: Path, expected: str) -> str:
@@ -132,28 +155,59 @@ def tiff_description(path: Path, expected: str) -> str:
 def load_npy(path: Path, expected: str) -> Array | dict[str, Any]:
     """Open an ``.npy`` file: an array mapped from disk, or the dict Cellpose pickles into one."""
     with _reading(path, expected), path.open("rb") as file:
-        form = np.lib.format
-        old = form.read_magic(file) == (1, 0)
-        read_header = form.read_array_header_1_0 if old else form.read_array_header_2_0
-        shape, _, dtype = read_header(file)
+        shape, _, dtype = _npy_header(file)
         if dtype.hasobject:
             return load_pickled_npy(file)
         empty = 0 in shape or shape == ()
         return native(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
 
 
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first index runs fastest, and dtype; the file stands at the data then."""
+    form = np.lib.format
+    old = form.read_magic(file) == (1, 0)
+    return (form.read_array_header_1_0 if old else form.read_array_header_2_0)(file)
+
+
 def load_npz(
-    path: Path, expected: str, names: tuple[str, ...], optional: tuple[str, ...] = ()
+    path: Path,
+    expected: str,
+    names: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    *,
+    mapped: bool = False,
 ) -> dict[str, Array]:
-    """Read arrays of an ``.npz`` archive by name; the optional ones if they are there."""
+    """Read arrays of an ``.npz`` archive by name; the optional ones if they are there.
+
+    With ``mapped`` those that are not compressed are mapped from disk.
+    """
     with _reading(path, expected), zipfile.ZipFile(path) as archive:
-        found = [name.removesuffix(".npy") for name in archive.namelist()]
-    if missing := [name for name in names if name not in found]:
-        got = f"no {' and no '.join(missing)} among {', '.join(found) or 'no arrays'}"
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    if missing := [name for name in names if name not in entries]:
+        got = f"no {' and no '.join(missing)} among {', '.join(entries) or 'no arrays'}"
         raise FileFormatError(path, expected, got)
     with _reading(path, expected), np.load(path, allow_pickle=False) as archive:
-        wanted = [*names, *(name for name in optional if name in found)]
-        return {name: native(archive[name]) for name in wanted}
+        wanted = [*names, *(name for name in optional if name in entries)]
+        found = {}
+        for name in wanted:
+            array = _mapped(path, entries[name]) if mapped else None
+            found[name] = native(archive[name] if array is None else array)
+        return found
+
+
+def _mapped(path: Path, entry: zipfile.ZipInfo) -> Array | None:
+    """Map an array of an ``.npz`` archive from disk; None if that cannot be."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:  # encrypted
+        return None
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        local = file.read(30)  # its lengths may differ from those of the directory at the end
+        n_name, n_extra = struct.unpack("<HH", local[26:30])
+        file.seek(n_name + n_extra, os.SEEK_CUR)
+        shape, is_fortran, dtype = _npy_header(file)
+        if dtype.hasobject or 0 in shape or shape == ():
+            return None
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
 
 
 def load_picture(path: Path, expected: str, *, palette_as_indices: bool = False) -> Array:

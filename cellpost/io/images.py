@@ -61,7 +61,7 @@ def read_image(path: PathLike) -> Array:
     FileFormatError
         If there is no such picture in the file.
     """
-    return _read(Path(path), _PICTURE)[0]
+    return read_pixels(Path(path))[0]
 
 
 def read_labels(path: PathLike) -> Array:
@@ -83,7 +83,7 @@ def read_labels(path: PathLike) -> Array:
         If the file holds no such array: a colour picture, fractions, negative ids.
     """
     path = Path(path)
-    labels, has_channels = _read(path, _LABELS, palette_as_indices=True)
+    labels, has_channels = read_pixels(path, _LABELS, palette_as_indices=True)
     if has_channels or labels.dtype.kind not in "iu" or labels.ndim not in (2, 3):
         raise FileFormatError(path, _LABELS, describe(labels))
     if labels.size and labels.min() < 0:
@@ -91,8 +91,10 @@ def read_labels(path: PathLike) -> Array:
     return labels
 
 
-def _read(path: Path, expected: str, *, palette_as_indices: bool = False) -> tuple[Array, bool]:
-    """The array with its channels last, and whether the file says that it has any."""
+def read_pixels(
+    path: Path, expected: str = _PICTURE, *, palette_as_indices: bool = False
+) -> tuple[Array, bool]:
+    """Read an array with its channels last, and whether the file says that it has any."""
     kind = file_kind(path, expected)
     if kind == "tiff":
         array, axes = load_tiff(path, expected)
@@ -184,7 +186,9 @@ def write_labels(
             info.add_itxt("cellpost", text)
             Image.fromarray(array).save(file, format="PNG", pnginfo=info)
         else:
-            _write_tiff(file, array, text)
+            axes = "ZYX"[-array.ndim :]
+            large = array.nbytes > _BIGTIFF_FROM
+            write_ome(file, array, text, axes, bigtiff=large, compression="zlib", what="labels")
 
 
 def check_form(path: PathLike, ndim: int, dtype: npt.DTypeLike | None = None) -> str:
@@ -200,22 +204,32 @@ def check_form(path: PathLike, ndim: int, dtype: npt.DTypeLike | None = None) ->
     return form
 
 
-def _write_tiff(file: Any, array: Array, text: str) -> None:
+def write_ome(
+    file: Any,
+    array: Array,
+    text: str,
+    axes: str,
+    *,
+    bigtiff: bool,
+    compression: str | None,
+    what: str,
+) -> None:
+    """Write an OME-TIFF in tiles, with a text as its description; the same bytes each time."""
     content = zlib.crc32(array.data, zlib.crc32(text.encode()))
     tifffile.imwrite(
         file,
         array,
         ome=True,
-        bigtiff=array.nbytes > _BIGTIFF_FROM,
+        bigtiff=bigtiff,
         photometric="minisblack",
         tile=_TILE,
-        compression="zlib",
+        compression=compression,
         software=f"cellpost {cellpost.__version__}",
         metadata={
-            "axes": "ZYX"[-array.ndim :],
+            "axes": axes,
             "Description": text,
             # tifffile's own would be another one each time
-            "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, f"cellpost labels {content}")),
+            "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, f"cellpost {what} {content}")),
         },
     )
 

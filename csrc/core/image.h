@@ -61,6 +61,38 @@ CELLPOST_FN float half_to_float(uint16_t h) {
   return sign ? -scaled : scaled;
 }
 
+CELLPOST_FN uint32_t float_to_bits(float value) {
+  union {
+    float f;
+    uint32_t u;
+  } both{value};
+  return both.u;
+}
+
+/// To the nearest half, of two the even one; beyond the largest, infinity; NaN stays one.
+CELLPOST_FN uint16_t float_to_half(float value) {
+  const uint32_t bits = float_to_bits(value), sign = bits >> 16 & 0x8000u,
+                 rest = bits & 0x7fffffffu;
+  uint32_t out;
+  if (rest > 0x7f800000u) {
+    out = 0x7e00u;
+  } else if (rest >= 0x47800000u) {  // 2^16; what rounds up to it is carried into the exponent
+    out = 0x7c00u;
+  } else if (rest < 0x38800000u) {  // below 2^-14: the sum's last bit is worth 2^-24
+    out = float_to_bits(bits_to_float(rest) + 0.5f) - 0x3f000000u;
+  } else {
+    out = (rest + 0xfffu + (rest >> 13 & 1u) - 0x38000000u) >> 13;
+  }
+  return static_cast<uint16_t>(sign | out);
+}
+
+/// The upper half of the bits, rounded in the same way.
+CELLPOST_FN uint16_t float_to_bfloat(float value) {
+  const uint32_t bits = float_to_bits(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 CELLPOST_FN bool is_finite(float v) { return v - v == 0.0f; }
 
 /// A float map of the caller, read where it lies: any dtype, any strides (in elements).

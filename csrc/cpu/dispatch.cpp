@@ -9,7 +9,7 @@ namespace {
 #define CELLPOST_KERNELS(level)                                                             \
   Kernels {                                                                                 \
     #level, level::trace_kernels(), level::diffusion_kernels(), level::watershed_kernels(), \
-        level::paste_kernels(), level::label_kernels()                                      \
+        level::paste_kernels(), level::label_kernels(), level::tile_kernels()               \
   }
 
 std::vector<Kernels> find_available() {

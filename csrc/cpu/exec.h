@@ -16,6 +16,7 @@
 #include "pipeline/flows.h"
 #include "pipeline/nms.h"
 #include "pipeline/paste.h"
+#include "pipeline/tiles.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -59,6 +60,13 @@ class Exec {
   template <class T>
   Buffer<T> alloc(int64_t n) {
     return Buffer<T>(n);
+  }
+
+  template <class T>
+  Buffer<T> copy_in(const T* host, int64_t n) {
+    Buffer<T> copy(n);
+    std::copy(host, host + n, copy.data());
+    return copy;
   }
 
   template <class T>
@@ -305,6 +313,25 @@ class Exec {
         if (crop.size() < n) crop = Buffer<float>(n);
         kernels().paste.fill_bits(job, part, scratch, crop.data(), bits);
       }
+    });
+  }
+
+  /// Some lines at a time, whose tiles' lines follow each other in memory.
+  void blend(const TileBlend& job) {
+    int64_t n_groups = 1;  // tiles of a line of the grid that a line of the map meets
+    for (int k = 0; k < 2; ++k) {
+      int64_t most = 0;
+      const TileAxis& axis = job.axis[k];
+      for (int64_t first = 0, last = 0; first < axis.n; ++first) {
+        while (last < axis.n && axis.begin[last] < axis.end[first]) ++last;
+        most = std::max(most, last - first);
+      }
+      n_groups *= most;
+    }
+    const int64_t lines = std::max<int64_t>(1, kPixelsPerPiece / (job.size[2] * job.channels));
+    parallel_for(job.lines(), lines, [&](int64_t begin, int64_t end) {
+      Buffer<TileLine> scratch(2 * n_groups * job.axis[2].n);
+      kernels().tiles.blend(job, begin, end, scratch.data());
     });
   }
 

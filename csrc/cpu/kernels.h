@@ -7,6 +7,7 @@
 #include "cpu/flows_kernels.h"
 #include "cpu/labels_kernels.h"
 #include "cpu/paste_kernels.h"
+#include "cpu/tiles_kernels.h"
 #include "cpu/watershed_kernels.h"
 
 namespace cellpost::cpu {
@@ -18,6 +19,7 @@ struct Kernels {
   WatershedKernels watershed;
   PasteKernels paste;
   LabelKernels labels;
+  TileKernels tiles;
 };
 
 namespace baseline {
@@ -26,6 +28,7 @@ DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 PasteKernels paste_kernels();
 LabelKernels label_kernels();
+TileKernels tile_kernels();
 }  // namespace baseline
 namespace avx2 {
 TraceKernels trace_kernels();
@@ -33,6 +36,7 @@ DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 PasteKernels paste_kernels();
 LabelKernels label_kernels();
+TileKernels tile_kernels();
 }  // namespace avx2
 namespace avx512 {
 TraceKernels trace_kernels();
@@ -40,6 +44,7 @@ DiffusionKernels diffusion_kernels();
 WatershedKernels watershed_kernels();
 PasteKernels paste_kernels();
 LabelKernels label_kernels();
+TileKernels tile_kernels();
 }  // namespace avx512
 
 /// The kernels in use: those of the highest level this CPU has, or of the level that was asked for.

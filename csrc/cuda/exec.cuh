@@ -20,6 +20,7 @@
 #include "pipeline/flows.h"
 #include "pipeline/nms.h"
 #include "pipeline/paste.h"
+#include "pipeline/tiles.h"
 #include "pipeline/watershed.h"
 
 namespace cellpost::cuda {
@@ -115,6 +116,15 @@ class Exec {
   template <class T>
   Buffer<T> alloc(int64_t n) {
     return Buffer<T>(on_.pool(), stream_, n);
+  }
+
+  template <class T>
+  Buffer<T> copy_in(const T* host, int64_t n) {
+    auto copy = alloc<T>(n);
+    check(cudaMemcpyAsync(copy.data(), host, static_cast<size_t>(n) * sizeof(T),
+                          cudaMemcpyHostToDevice, stream_),
+          "copying a table");
+    return copy;
   }
 
   template <class T>
@@ -307,10 +317,29 @@ class Exec {
     check_launch();
   }
 
+  /// A thread a pixel: neighbours read neighbouring values of each tile.
+  void blend(const TileBlend& job) {
+    switch (job.dtype) {
+      case DType::f64:
+        return for_each_line<DType::f64>(job);
+      case DType::f16:
+        return for_each_line<DType::f16>(job);
+      case DType::bf16:
+        return for_each_line<DType::bf16>(job);
+      default:
+        return for_each_line<DType::f32>(job);
+    }
+  }
+
   /// Waits for the work, so that an error of it is this call's.
   void finish() { check(cudaStreamSynchronize(stream_), "running the kernels"); }
 
  private:
+  template <DType D>
+  void for_each_line(const TileBlend& job) {
+    for_each(job.lines() * job.size[2], BlendLinear<D>{{job}});
+  }
+
   template <class Visit>
   void derive(const HoverGradient& gradient, const Visit& visit) {
     const int64_t n_across = tiles(gradient.shape.x, DeriveTile::kSide);

@@ -7,6 +7,7 @@
 #include "cuda/paste.h"
 #include "cuda/properties.h"
 #include "cuda/runtime.h"
+#include "cuda/tiles.h"
 #include "cuda/watershed.h"
 
 namespace cellpost::cuda {
@@ -104,6 +105,11 @@ NmsResult tile_nms(const Place&, const Candidates&, const SuppressRule&, const S
 }
 NmsResult mask_nms(const Place&, const Paste&, const Candidates&, const SuppressRule&,
                    const Suppressed&) {
+  refuse();
+}
+
+int64_t stitch(const Place&, const TileBlend&, const AxisTables (&)[3],
+               const std::vector<const void*>&) {
   refuse();
 }
 

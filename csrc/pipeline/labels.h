@@ -2,6 +2,7 @@
 //
 // Exec is where they run: cpu::Exec or cuda::Exec. It offers
 //   Buffer<T> alloc<T>(n)                 scratch, freed with the buffer
+//   Buffer<T> copy_in(host, n)           scratch with what stands in host memory
 //   fill(p, n, value)                     every element
 //   for_each(n, job)                      job(i) for i in [0, n), in any order
 //   for_each_object(n, job)               the same for jobs that look at a whole object

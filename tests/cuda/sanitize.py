@@ -5,6 +5,7 @@ compute-sanitizer --tool memcheck --error-exitcode 1 python tests/cuda/sanitize.
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import numpy as np
@@ -143,11 +144,37 @@ def paste_results(masks, boxes, scores):
         yield from zip(("nmm", "scores", "keep", "group"), merged, strict=True)
 
 
+def tile_cases():
+    """Tiles of odd sides and channels, of maps that they fit, exceed and fall short of."""
+    rng = np.random.default_rng(3)
+    for shape, tile, channels, dtype in [
+        ((1, 1), (5, 5), 1, np.float32),
+        ((37, 150), (16, 33), 3, np.float32),
+        ((64, 20), (24, 24), 5, np.float16),
+        ((9, 33, 41), (4, 16, 17), 2, np.float64),
+    ]:
+        grid = cellpost.TileGrid(shape, tile=tile, overlap=0.6)
+        tiles = rng.standard_normal((len(grid), channels, *tile)).astype(dtype)
+        yield (tiles,), grid
+
+
+def tile_results(tiles, grid):
+    """Name and array of everything that the tiles family gives for these tiles."""
+    for window in ("gaussian", "constant", "cosine", "sigmoid", "core"):
+        yield f"stitch {window}", cellpost.stitch(tiles, grid=grid, window=window)
+    stitcher = cellpost.Stitcher(grid, tiles.shape[1])
+    for i in reversed(range(len(grid))):
+        stitcher.add(i, tiles[i])
+    yield "Stitcher", stitcher.result()
+
+
 def main():
     """Run all cases on both devices."""
     n_compared = n_different = 0
     todo = [(results, maps) for maps in cases()] + [(hover_results, m) for m in hover_cases()]
     todo += [(paste_results, found) for found in paste_cases()]
+    for tiles, grid in tile_cases():
+        todo.append((functools.partial(tile_results, grid=grid), tiles))
     for run, maps in todo:
         on_cuda = [torch.from_numpy(a).cuda() for a in maps]
         pairs = zip(run(*maps), run(*on_cuda), strict=True)

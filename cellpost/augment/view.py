@@ -1,8 +1,4 @@
-"""Test-time views of an image, and the way back for what is found in them.
-
-A detector sees an image several times: resized, mirrored, turned. Its boxes and mask crops are
-mapped back from each view before they are fused. Array code only: nothing leaves its device.
-"""
+"""One view of an image, and the way back for what is found in it."""
 
 from __future__ import annotations
 
@@ -15,21 +11,25 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cellpost._arrays import Array, Arrays, dtype_name
+from cellpost.augment.channels import channel_kinds, turned_channels
+from cellpost.augment.resize import resize_bilinear, widened
 from cellpost.labels import integer, number
 
-__all__ = ["View", "views"]
+__all__ = ["View"]
 
 Detections = TypeVar("Detections")
 
 
-def _scale(name: str, value: Any) -> float:
+def positive_scale(name: str, value: Any) -> float:
+    """A scale, or a TypeError or ValueError that names the argument."""
     scale = number(name, value)
     if not 0 < scale < math.inf:
         raise ValueError(f"{name}: expected a finite number above 0; got {scale}")
     return scale
 
 
-def _checked(shape: Any) -> tuple[int, int]:
+def image_shape(shape: Any) -> tuple[int, int]:
+    """The argument `shape` as (H, W), or a ValueError."""
     try:
         height, width = (integer("shape", n) for n in shape)
     except (TypeError, ValueError):
@@ -90,7 +90,7 @@ class View:
         # Views made of NumPy's numbers equal those made of Python's.
         object.__setattr__(self, "n_rot90", n_rot90)
         object.__setattr__(self, "flip", bool(self.flip))
-        object.__setattr__(self, "scale", _scale("scale", self.scale))
+        object.__setattr__(self, "scale", positive_scale("scale", self.scale))
 
     def shape(self, shape: Sequence[int]) -> tuple[int, int]:
         """Size of the view's image.
@@ -116,7 +116,7 @@ class View:
         >>> View(n_rot90=1, scale=0.5).shape((101, 64))
         (32, 51)
         """
-        return self._turned(self._resized(_checked(shape)))
+        return self._turned(self._resized(image_shape(shape)))
 
     def apply(self, image: Array) -> Array:
         """The image mirrored and turned. Resizing it before is up to the caller.
@@ -170,7 +170,7 @@ class View:
         >>> View(flip=True, scale=2).boxes(np.array([[0, 0, 1, 2]]), (5, 4)).tolist()
         [[6.0, 0.0, 8.0, 4.0]]
         """
-        size = _checked(shape)
+        size = image_shape(shape)
         return self._map_boxes("boxes", boxes, size, self._resized(size))
 
     def undo_boxes(self, boxes: Array, shape: Sequence[int]) -> Array:
@@ -209,7 +209,7 @@ class View:
         >>> View(flip=True, scale=2).undo_boxes(np.array([[6.0, 0, 8, 4]]), (5, 4)).tolist()
         [[0.0, 0.0, 1.0, 2.0]]
         """
-        return self._undo_boxes("boxes", boxes, _checked(shape))
+        return self._undo_boxes("boxes", boxes, image_shape(shape))
 
     def masks(self, masks: Array | Sequence[Array]) -> Array | list[Array]:
         """Mask crops of the image as the view has them: the inverse of `undo_masks`.
@@ -293,7 +293,7 @@ class View:
         >>> View(n_rot90=2).undo(Found(np.array([[0, 0, 2, 1]])), (4, 6)).boxes.tolist()
         [[4, 3, 6, 4]]
         """
-        size = _checked(shape)
+        size = image_shape(shape)
         mapped = {"boxes", "masks", "mask_boxes"}
         given: Any = detections
         if isinstance(given, type) or not mapped <= set(getattr(given, "__dataclass_fields__", ())):
@@ -308,6 +308,67 @@ class View:
             changed["mask_boxes"] = self._undo_boxes("mask_boxes", given.mask_boxes, size)
         replaced: Detections = dataclasses.replace(given, **changed)
         return replaced
+
+    def undo_maps(
+        self,
+        maps: Array,
+        shape: Sequence[int],
+        channels: str | Iterable[str],
+        *,
+        channel_axis: int = -3,
+    ) -> Array:
+        """Maps that a network put out for the view, as maps of the image.
+
+        Parameters
+        ----------
+        maps : array, (..., C, h, w), float
+            One value of each channel for each pixel of the view: h, w are ``self.shape(shape)``.
+        shape : (H, W)
+            Size of the image, not of the view's, in pixels, > 0.
+        channels : str or iterable of C str
+            What the channels hold. ``"scalar"`` and ``"logit"``: values that do not depend on the
+            frame. ``"y"`` and ``"x"``: components of a vector along these axes, as the view has
+            them; the k-th y and the k-th x are one vector. ``"z"``: the component out of the plane.
+            Or, for short, ``"flows"``: y, x, logit. ``"flows3d"``: z, y, x, logit. ``"hover"``:
+            scalar, x, y. ``"hover_softmax"``: scalar, scalar, x, y.
+        channel_axis : int
+            The axis of C counted from the last one: -3, or -4 for volumes (..., C, D, h, w).
+
+        Returns
+        -------
+        array, (..., C, H, W)
+            Of the dtype of `maps`. Channels of vectors are turned with the image: taken from one
+            another after odd turns, negated where their axis is reversed.
+
+        Raises
+        ------
+        TypeError
+            If `maps` is no array or not of a float dtype, `channels` no iterable, or
+            `channel_axis` no integer.
+        ValueError
+            If `maps` has another shape, `shape` is not two positive integers, a channel is unknown
+            or a y has no x, or `channel_axis` is no axis before the last two.
+
+        Notes
+        -----
+        The last two axes are the image's: planes of a volume are turned one by one. Mirrors and
+        turns move values and change signs, to the bit. Maps of scaled views are resized
+        bilinearly, in float32 at least; see `cellpost.augment.resize.resize_bilinear`. Vectors are
+        not made longer or shorter with the image: flows and HoVer maps are directions and places
+        relative to the cell, whatever its size. NaN stays NaN.
+
+        Examples
+        --------
+        What points to the right in the mirrored image points to the left in the image.
+
+        >>> import numpy as np
+        >>> from cellpost.augment import View
+        >>> maps = np.zeros((3, 1, 4))
+        >>> maps[1, 0] = [1, 2, 3, 4]
+        >>> View(flip=True).undo_maps(maps, (1, 4), "flows")[1].tolist()
+        [[-4.0, -3.0, -2.0, -1.0]]
+        """
+        return self._undo_maps("maps", maps, image_shape(shape), channels, channel_axis)
 
     @property
     def _inverse(self) -> View:
@@ -329,12 +390,14 @@ class View:
 
     def _turn(self, arrays: Arrays, name: str) -> Array:
         """Mirror and turn the last two axes."""
-        xp, turned = arrays.xp, arrays[name]
+        return arrays.result(self._rearranged(arrays.xp, arrays[name]))
+
+    def _rearranged(self, xp: Any, array: Array) -> Array:
         transposed, *reverse = self._moves
         if transposed:
-            turned = xp.matrix_transpose(turned)
+            array = xp.matrix_transpose(array)
         axes = tuple(axis for axis, reversed_ in zip((-2, -1), reverse, strict=True) if reversed_)
-        return arrays.result(xp.flip(turned, axis=axes) if axes else turned)
+        return xp.flip(array, axis=axes) if axes else array
 
     def _turn_crops(self, name: str, crops: Array, expected: str, ndims: tuple[int, ...]) -> Array:
         arrays = Arrays(**{name: crops})
@@ -342,6 +405,43 @@ class View:
         if len(shape) not in ndims or (len(shape) == 4 and shape[1] != 1):
             raise ValueError(f"{name}: expected {expected}; got shape {shape}")
         return self._turn(arrays, name)
+
+    def _undo_maps(
+        self,
+        name: str,
+        maps: Array,
+        size: tuple[int, int],
+        channels: str | Iterable[str],
+        channel_axis: int,
+    ) -> Array:
+        kinds, axis = channel_kinds(channels), integer("channel_axis", channel_axis)
+        arrays = Arrays(**{name: maps})
+        given, xp = arrays[name], arrays.xp
+        if "float" not in dtype_name(given):
+            raise TypeError(f"{name}: expected a float dtype; got {dtype_name(given)}")
+        shape = tuple(given.shape)
+        if axis > -3:
+            raise ValueError(f"channel_axis: expected -3 or less; got {axis}")
+        height, width = self.shape(size)
+        expected = (len(kinds), *(None,) * (-3 - axis), height, width)
+        if len(shape) < -axis or any(
+            n not in (None, got) for n, got in zip(expected, shape[axis:], strict=True)
+        ):
+            sides = ", ".join("D" if n is None else str(n) for n in expected)
+            raise ValueError(f"{name}: expected shape (..., {sides}); got {shape}")
+        undone = self._inverse._rearranged(xp, given)
+        if tuple(undone.shape[-2:]) != size:
+            undone = resize_bilinear(xp, widened(xp, undone), size)
+            undone = xp.astype(undone, given.dtype, copy=False)
+        transposed, reverse_y, reverse_x = self._inverse._moves
+        sources = turned_channels(
+            kinds, transposed=transposed, reverse_y=reverse_y, reverse_x=reverse_x
+        )
+        if sources != [(i, False) for i in range(len(kinds))]:
+            before = xp.unstack(undone, axis=axis)
+            after = [-before[i] if negated else before[i] for i, negated in sources]
+            undone = xp.stack(after, axis=axis)
+        return arrays.result(undone)
 
     def _undo_boxes(self, name: str, boxes: Array, size: tuple[int, int]) -> Array:
         resized = self._turned(self._resized(size))
@@ -382,66 +482,3 @@ class View:
             x0, x1 = width - x1, width - x0
         mapped = xp.stack((x0, y0, x1, y1), axis=1)
         return arrays.result(xp.astype(mapped, given.dtype) if is_float else mapped)
-
-
-_ROT90 = tuple(View(n_rot90=n) for n in range(4))
-_LEFT_RIGHT = View(flip=True)
-_UP_DOWN = View(n_rot90=2, flip=True)
-_SETS = {
-    "identity": _ROT90[:1],
-    "updown": (_ROT90[0], _UP_DOWN),
-    "flips": (_ROT90[0], _LEFT_RIGHT, _UP_DOWN),
-    "rot90": _ROT90,
-    "d4": (*_ROT90, *(View(n_rot90=n, flip=True) for n in range(4))),
-    "sartorius": (_ROT90[0], _LEFT_RIGHT, _UP_DOWN, _ROT90[2], *_ROT90[1:]),
-}
-
-
-def views(name: str = "identity", *, scales: Iterable[float] = (1.0,)) -> tuple[View, ...]:
-    """A set of views by name, at one or several scales.
-
-    Parameters
-    ----------
-    name : {"identity", "updown", "flips", "rot90", "d4", "sartorius"}
-        ``"identity"``: the image alone. ``"updown"``: also upside down. ``"flips"``: also mirrored
-        left-right, then up-down. ``"rot90"``: the four turns. ``"d4"``: these and the turns of the
-        mirrored image. ``"sartorius"``: identity, left-right, up-down, both, turned by 90, 180, 270
-        degrees.
-    scales : iterable of float
-        One or more sizes of the views' images over the image's, > 0; see `View`.
-
-    Returns
-    -------
-    tuple of View
-        All views at the first scale, then all at the next.
-
-    Raises
-    ------
-    TypeError
-        If `scales` is no iterable of numbers.
-    ValueError
-        If `name` is unknown, or `scales` is empty or out of range.
-
-    Notes
-    -----
-    ``"flips"`` are MEDIAR's three. ``"sartorius"`` are the seven of an ensemble for that challenge,
-    as its authors list them: mirrored both ways is turned by 180 degrees, so this view is there
-    twice and counts twice in an average. Their Mask R-CNN saw ``"updown"`` at six scales, 440, 480,
-    520, 560, 580 and 620 over 520.
-
-    Examples
-    --------
-    >>> from cellpost.augment import views
-    >>> [len(views(name)) for name in ("identity", "updown", "flips", "rot90", "d4", "sartorius")]
-    [1, 2, 3, 4, 8, 7]
-    >>> [view.shape((520, 704)) for view in views("identity", scales=(440 / 520, 1))]
-    [(440, 596), (520, 704)]
-    """
-    if not isinstance(name, str) or name not in _SETS:
-        raise ValueError(f"name: expected one of {', '.join(map(repr, _SETS))}; got {name!r}")
-    if not isinstance(scales, Iterable):
-        raise TypeError(f"scales: expected one or more numbers; got {scales!r}")
-    sizes = [_scale("scales", scale) for scale in scales]
-    if not sizes:
-        raise ValueError(f"scales: expected one or more numbers; got {scales!r}")
-    return tuple(dataclasses.replace(view, scale=size) for size in sizes for view in _SETS[name])

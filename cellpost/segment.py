@@ -1,0 +1,447 @@
+"""An image and any network, in; its label image, out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from operator import index
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from cellpost._arrays import Array, Arrays, dtype_name, to_host
+from cellpost.augment.resize import resize_bilinear
+from cellpost.augment.view import View
+from cellpost.augment.views import Views
+from cellpost.labels import integer
+from cellpost.models import Head, as_predictor
+from cellpost.normalize import Normalization, normalization
+from cellpost.segment_heads import Ensemble, InstanceHead, MapHead
+from cellpost.tile_size import choose_tile_size, mean_diameter, needs_sliding
+from cellpost.tiles_grid import Padding, TileGrid
+from cellpost.tiles_stitcher import name_tile
+from cellpost.tiles_weights import Window
+
+__all__ = ["segment"]
+
+_MOST_CHANNELS = 4  # of an axis that is taken for channels without being told
+_N_COARSE = 9  # tiles that are looked at for the size of cells
+_LARGEST_TILE = 2048  # that a rule chooses
+
+
+def segment(
+    image: Array,
+    model: Any,
+    *,
+    head: Head = "flows",
+    tile: int | Sequence[int] | Literal["train4ever", "cell_size"] = 512,
+    overlap: float | Sequence[float] | None = None,
+    overlap_px: int | Sequence[int] | None = None,
+    batch_size: int = 4,
+    channel_axis: int | None = None,
+    normalize: str | Normalization | None = None,
+    limits: Any = None,
+    scale: float = 1.0,
+    model_diameter: float | None = None,
+    augment: str | Iterable[View] | None = None,
+    average: Literal["logits", "probabilities"] = "logits",
+    weights: Sequence[float] | None = None,
+    window: Window | Array = "gaussian",
+    window_sigma: float = 0.125,
+    padding: Padding = "constant",
+    keys: Sequence[str] | None = None,
+    device: Any = None,
+    amp: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
+    **head_options: Any,
+) -> Any:
+    """Segment an image of any size with any network: tiles, network, blending, labels.
+
+    Parameters
+    ----------
+    image : (H, W), (H, W, C) or (C, H, W) array
+        Any real dtype; NumPy, PyTorch, CuPy, JAX or DLPack, or what NumPy can read slices of
+        (zarr, h5py, dask). Volumes, with three numbers for `tile`: (D, H, W) and a channel axis.
+        Never written to.
+    model : torch.nn.Module, onnxruntime.InferenceSession, callable, or a list of these
+        Called with batches (n, C, h, w), as `as_predictor` says; a function with arrays of the
+        library of `image`. Of several networks all see each tile.
+    head : {"flows", "hover", "instances", "labels"}
+        What comes out. ``"flows"``: dY, dX and the cells' logit, for `follow_flows`. ``"hover"``:
+        the nuclei's probability, horizontal and vertical map (3 channels); or background, nuclei,
+        both maps and any types (4 or more), for `hover_watershed`. ``"instances"``: for each tile
+        what `as_detections` reads, with masks. ``"labels"``: label images.
+    tile : int, one per axis, or {"train4ever", "cell_size"}
+        Side of the tiles in pixels; or chosen. ``"train4ever"``: the whole image at once, and tiles
+        of `choose_tile_size` if `needs_sliding` says so. ``"cell_size"``: 9 tiles of 512 tell the
+        cells' diameter, and that the tiles, the overlap and, with `model_diameter`, the scale.
+    overlap, overlap_px
+        As of `TileGrid`; 0.6 if neither is given.
+    batch_size : int
+        Tiles that a network sees together, 1 or more.
+    channel_axis : int, optional
+        Which axis of `image` are the channels. If not given: with one axis more than space has, the
+        first or the last, whichever has at most 4 values; an error if both or neither has.
+    normalize : {"mediar", "vsm"} or Normalization, optional
+        Measured on the whole image, as `normalization` says. If not given, values stay as they are,
+        as float32.
+    limits : array-like, optional
+        (lower, upper) or one pair per channel, for `normalize` to use instead of measuring.
+    scale : float
+        The network sees the image resized by this, finite, > 0; labels have the image's size.
+    model_diameter : float, optional
+        Diameter of the cells that the network was trained on, in pixels, for ``"cell_size"``.
+    augment : {"flips", "d4", "sartorius", ...}, Views or iterable of View, optional
+        Views of each tile that the network sees, turned back and averaged (of instances: pooled,
+        and the best one of each kept). The image alone if not given.
+    average : {"logits", "probabilities"}
+        What of the cells' logit is averaged over views and networks, as of `Views.mean`.
+    weights : sequence of float, optional
+        What each network counts in the mean, finite, > 0.
+    window, window_sigma
+        How maps are blended, as of `stitch`.
+    padding : {"constant", "edge", "reflect", "wrap"}
+        What is beyond the image, where that is smaller than the tile: 0 after the normalisation, or
+        as of `TileGrid.extract`.
+    keys, device, amp
+        As of `as_predictor`.
+    progress : bool or callable
+        True: a bar on stderr. A function: called with the tiles done and the number of all.
+    **head_options
+        Keyword arguments of `follow_flows` or `hover_watershed`; of `merge_detections` and
+        `paste_masks` for instances and labels. Checked before the network runs.
+
+    Returns
+    -------
+    (H, W) or (D, H, W) array
+        Labels, int32 if not said otherwise, 1 to n without gaps; of the library and on the device
+        of `image` (NumPy for what is read lazily). With ``return_report=True``: ``(labels,
+        report)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, or the network raises such, or its output has another size,
+        number, dtype or number of channels than it should, or NaN: the tile is named.
+    RuntimeError
+        If the network raises another error: the tiles are named, and its error is the cause.
+
+    See Also
+    --------
+    TileGrid, Stitcher, as_predictor, Views, choose_tile_size
+
+    Notes
+    -----
+    The steps are public, and nothing more than this: ``TileGrid.extract``, the network,
+    `stitch`, and the head's function, on the whole map. So neither tile nor batch size cuts a cell,
+    and where the network's answer at a pixel hangs on nothing beyond its tile, the labels are those
+    of the image in one piece. Reading ahead and blending run in threads beside the network.
+
+    Memory: the result, the whole map (4 bytes a channel and pixel), and
+    ``ceil(tile / stride) + 1`` rows of tiles. With `normalize` or a scale the image as float32
+    besides, unless it is read lazily: then tiles are normalised as they are read, and an image is
+    read whole only where limits are to be measured or it is to be resized.
+
+    Examples
+    --------
+    >>> import numpy as np, cellpost
+    >>> def network(tiles):  # flows to the middle of each 16 x 16 square
+    ...     n, _, h, w = tiles.shape
+    ...     to = 8 - np.arange(w) % 16
+    ...     flow = np.broadcast_to(to, (n, h, w)).astype(np.float32)
+    ...     return np.stack([flow.swapaxes(1, 2), flow, tiles[:, 0]], axis=1)
+    >>> image = np.ones((64, 96), np.float32)
+    >>> cellpost.segment(image, network, tile=32, overlap=0.5, flow_threshold=0).max()
+    np.int32(24)
+    """
+    models = model if isinstance(model, (list, tuple)) else [model]
+    if len(models) == 0:
+        raise ValueError("model: expected one or more; got none")
+    n_axes = _n_axes(tile)
+    if head is None or (n_axes == 3 and head in ("hover", "instances", "labels")):
+        expected = "'flows' for a volume" if n_axes == 3 else "the name of one"
+        raise ValueError(f"head: expected {expected}; got {head!r}")
+    networks = Ensemble(
+        [as_predictor(one, head=head, keys=keys, device=device, amp=amp) for one in models],
+        [1.0] * len(models) if weights is None else weights,
+        Views("identity" if augment is None else augment),
+        average,
+    )
+    size = _positive("batch_size", batch_size)
+    resize = View(scale=scale)
+    scale = resize.scale
+    if n_axes == 3 and scale != 1:
+        raise ValueError(f"scale: expected 1 for a volume; got {scale}")
+    source = _Source(image, channel_axis, n_axes, normalize, limits)
+    seen = source.seen
+
+    def labels_of(seen: Any, shape: tuple[int, ...], tell: _Tell, **layout: Any) -> Any:
+        grid = TileGrid(seen.shape[1:], **layout)
+        sink: MapHead | InstanceHead
+        if head in ("flows", "hover"):
+            sink = MapHead(grid, head, window, window_sigma, head_options)
+        else:
+            sink = InstanceHead(grid, head, head_options)
+        _run(seen, grid, networks, sink, size, padding, tell)
+        return sink.labels(shape)
+
+    layout: dict[str, Any] = {"tile": tile, "overlap": overlap, "overlap_px": overlap_px}
+    if 0 in source.shape:  # no rule says anything of it
+        layout["tile"] = _LARGEST_TILE if isinstance(tile, str) else tile
+    elif isinstance(tile, str) and tile == "train4ever":
+        layout["tile"] = choose_tile_size(source.shape).tile
+        TileGrid(source.shape, **layout)  # or an error, before the network has seen it all
+        if scale != 1:
+            seen = source.resized(resize.shape(source.shape))
+        if not needs_sliding(source.shape):
+            found = labels_of(seen, source.shape, _tell_nobody, tile=seen.shape[1:])
+            if not needs_sliding(source.shape, int(_labels(found).max())):
+                with _told(progress) as tell:
+                    tell(1, 1)
+                return source.result(found)
+    elif isinstance(tile, str) and tile == "cell_size":
+        # Errors, before the network has seen anything.
+        TileGrid((1, 1), tile=_LARGEST_TILE, overlap=overlap, overlap_px=overlap_px)
+        choose_tile_size(source.shape, tile, diameter=1.0, model_diameter=model_diameter)
+        chosen = choose_tile_size(
+            source.shape, tile, diameter=_diameter(seen, labels_of), model_diameter=model_diameter
+        )
+        layout["tile"], resize = chosen.tile, View(scale=scale * chosen.scale)
+        if overlap is None and overlap_px is None:
+            layout["overlap_px"] = chosen.overlap_px
+        if resize.scale != 1:
+            seen = source.resized(resize.shape(source.shape))
+    elif scale != 1:
+        seen = source.resized(resize.shape(source.shape))
+    with _told(progress) as tell:
+        return source.result(labels_of(seen, source.shape, tell, **layout))
+
+
+class _Source:
+    """An image as networks are to see it, and labels as its owner is to get them."""
+
+    def __init__(
+        self,
+        image: Array,
+        channel_axis: int | None,
+        n_axes: int,
+        normalize: str | Normalization | None,
+        limits: Any,
+    ) -> None:
+        norm = normalization("none" if normalize is None else normalize)
+        self._is_lazy = not _is_array(image)
+        self._arrays = Arrays(image=np.empty(0, image.dtype) if self._is_lazy else image)
+        pixels = self._arrays["image"]
+        dtype = dtype_name(pixels)
+        if dtype != "bool" and "int" not in dtype and "float" not in dtype:
+            raise TypeError(f"image: expected a real dtype; got {dtype}")
+        shape = image.shape if self._is_lazy else pixels.shape
+        axis = _channel_axis(tuple(int(n) for n in shape), channel_axis, n_axes)
+        channels_first: Any
+        if self._is_lazy:
+            channels_first = _ChannelsFirst(image, axis)
+        else:
+            channels_first = pixels[None, ...] if axis is None else _moved(pixels, axis)
+        if limits is None and norm.percentiles is not None:
+            whole = channels_first[...]
+            limits = norm.limits(whole, spatial_ndim=n_axes)
+        #: (C, *shape), float32 if it is to be normalised
+        self.seen = channels_first
+        if normalize is not None or limits is not None:
+            pairs = (0.0, 1.0) if limits is None else limits
+
+            def apply(pixels: Array) -> Array:
+                return norm.apply(pixels, pairs, spatial_ndim=n_axes)
+
+            if self._is_lazy:
+                channels_first.then, channels_first.dtype = apply, np.dtype(np.float32)
+            else:
+                self.seen = apply(channels_first)
+        self.shape: tuple[int, ...] = tuple(int(n) for n in channels_first.shape[1:])
+
+    def resized(self, shape: tuple[int, int]) -> Array:
+        """All of `seen`, at another size."""
+        xp = self._arrays.xp
+        return resize_bilinear(xp, xp.astype(self.seen[...], xp.float32, copy=False), shape)
+
+    def result(self, found: Any) -> Any:
+        """Labels, or labels and report, in the image's library and on its device."""
+        if isinstance(found, tuple):
+            return (self.result(found[0]), *found[1:])
+        if self._arrays.kind in ("torch", "cupy"):
+            return self._arrays.xp.asarray(found, device=self._arrays.device)
+        return self._arrays.result(to_host(found))
+
+
+class _ChannelsFirst:
+    """An image that is read in parts, as (C, *shape)."""
+
+    def __init__(self, image: Any, axis: int | None) -> None:
+        shape = [int(n) for n in image.shape]
+        self._image, self._axis, self.dtype = image, axis, np.dtype(image.dtype)
+        self.then: Callable[[Array], Any] = np.asarray
+        n_channels = 1 if axis is None else shape.pop(axis)
+        self.shape = (n_channels, *shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        places = list(key[1:]) if isinstance(key, tuple) else [slice(None)] * (len(self.shape) - 1)
+        if self._axis is None:
+            return self.then(np.asarray(self._image[tuple(places)])[None])
+        places.insert(self._axis, slice(None))
+        return self.then(np.moveaxis(np.asarray(self._image[tuple(places)]), self._axis, 0))
+
+
+# ---- the work -----------------------------------------------------------------------------------
+
+_Tell: TypeAlias = Callable[[int, int], None]
+
+
+def _tell_nobody(done: int, total: int) -> None:
+    return
+
+
+def _run(
+    seen: Any,
+    grid: TileGrid,
+    networks: Ensemble,
+    sink: MapHead | InstanceHead,
+    batch_size: int,
+    padding: Padding,
+    tell: _Tell,
+) -> None:
+    """Read the next tiles and put the last ones away while the networks see a batch."""
+
+    def read(first: int) -> tuple[NDArray[np.int64], Array]:
+        indices = np.arange(first, min(first + batch_size, len(grid)))
+        tiles = grid.extract(seen, indices, padding=padding)
+        if dtype_name(tiles) != "float32":
+            xp = array_namespace(tiles)
+            tiles = xp.astype(tiles, xp.float32)
+        return indices, tiles
+
+    def where(indices: NDArray[np.int64]) -> str:
+        return ", ".join(name_tile(grid, i) for i in indices.tolist())
+
+    if len(grid) == 0:
+        return
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.submit(read, 0)
+        behind: Future[None] | None = None
+        for first in range(0, len(grid), batch_size):
+            indices, tiles = ahead.result()
+            if first + batch_size < len(grid):
+                ahead = pool.submit(read, first + batch_size)
+            try:
+                output = sink.predict(tiles, networks)
+            except (TypeError, ValueError) as error:
+                # Not its own class, which may want to be made of more than a message.
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{error}; in {where(indices)}") from error
+            except Exception as error:
+                raise RuntimeError(f"model: {error!r} in {where(indices)}") from error
+            if behind is not None:
+                behind.result()
+                tell(first, len(grid))
+            behind = pool.submit(sink.add, indices, output)
+        assert behind is not None
+        behind.result()
+        tell(len(grid), len(grid))
+
+
+def _diameter(seen: Any, labels_of: Callable[..., Any]) -> float:
+    """Diameter of the cells in a few tiles all over the image."""
+    shape = tuple(seen.shape[1:])
+    tile = choose_tile_size(shape, "cell_size", diameter=1.0).tile * 2
+    places = TileGrid(shape, tile=tile, layout="nonoverlap")
+    chosen = np.unique(np.linspace(0, len(places) - 1, _N_COARSE).round().astype(int))
+    diameters = []
+    for i in chosen.tolist():
+        window = (slice(None), *places[i])
+        part = seen[window]
+        labels = labels_of(part, tuple(part.shape[1:]), _tell_nobody, tile=tile, overlap=0.5)
+        diameters.append(mean_diameter(_labels(labels)))
+    found = [d for d in diameters if not math.isnan(d)]
+    if not found:
+        raise ValueError(
+            f"tile: expected cells in the {len(chosen)} tiles that 'cell_size' looks at; got none: "
+            "give the size of the tiles"
+        )
+    return float(np.median(found))
+
+
+def _labels(found: Any) -> Array:
+    return found[0] if isinstance(found, tuple) else found
+
+
+@contextmanager
+def _told(progress: bool | _Tell) -> Iterator[_Tell]:
+    """What to call with the tiles done and the number of all."""
+    if not progress:
+        yield _tell_nobody
+    elif callable(progress):
+        yield progress
+    else:
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("tiles", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# ---- arguments ----------------------------------------------------------------------------------
+
+
+def _is_array(image: Any) -> bool:
+    """Whether all of it is in memory."""
+    if isinstance(image, np.ndarray) or hasattr(image, "__dlpack__"):
+        return True
+    if not all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__")):
+        raise TypeError(
+            "image: expected an array, or what has shape, dtype and slices; got "
+            f"{type(image).__name__}"
+        )
+    return False
+
+
+def _n_axes(tile: Any) -> int:
+    return 2 if isinstance(tile, str) or np.ndim(tile) == 0 else len(tile)
+
+
+def _channel_axis(shape: tuple[int, ...], axis: int | None, n_axes: int) -> int | None:
+    if axis is None and len(shape) == n_axes:
+        return None
+    if len(shape) != n_axes + 1:
+        raise ValueError(
+            f"image: expected {n_axes} axes, or {n_axes + 1} with one of channels; got shape "
+            f"{shape}"
+        )
+    if axis is None:
+        short = [k for k in (0, n_axes) if shape[k] <= _MOST_CHANNELS]
+        if len(short) != 1:
+            raise ValueError(
+                f"channel_axis: expected to be told, for an image of shape {shape}; got None"
+            )
+        return short[0]
+    try:
+        place = index(axis)
+    except TypeError:
+        raise TypeError(f"channel_axis: expected an integer or None; got {axis!r}") from None
+    if not -len(shape) <= place < len(shape):
+        raise ValueError(f"channel_axis: expected an axis of shape {shape}; got {axis}")
+    return place % len(shape)
+
+
+def _moved(array: Array, axis: int) -> Array:
+    order = [axis, *[k for k in range(len(array.shape)) if k != axis]]
+    return array_namespace(array).permute_dims(array, tuple(order))
+
+
+def _positive(name: str, value: Any) -> int:
+    n = integer(name, value)
+    if n < 1:
+        raise ValueError(f"{name}: expected 1 or more; got {n}")
+    return n
