@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
+from cellpost._pipeline import pipelined
 from cellpost.augment.resize import resize_bilinear
 from cellpost.augment.view import View
 from cellpost.augment.views import Views
@@ -315,43 +315,33 @@ def _run(
     padding: Padding,
     tell: _Tell,
 ) -> None:
-    """Read the next tiles and put the last ones away while the networks see a batch."""
+    """Read the tiles, let the networks see them, and put their outputs into the sink."""
 
-    def read(first: int) -> tuple[NDArray[np.int64], Array]:
-        indices = np.arange(first, min(first + batch_size, len(grid)))
-        tiles = grid.extract(seen, indices, padding=padding)
+    def indices_of(k: int) -> NDArray[np.int64]:
+        return np.arange(k * batch_size, min((k + 1) * batch_size, len(grid)))
+
+    def read(k: int) -> Array:
+        tiles = grid.extract(seen, indices_of(k), padding=padding)
         if dtype_name(tiles) != "float32":
             xp = array_namespace(tiles)
             tiles = xp.astype(tiles, xp.float32)
-        return indices, tiles
+        return tiles
 
-    def where(indices: NDArray[np.int64]) -> str:
-        return ", ".join(name_tile(grid, i) for i in indices.tolist())
+    def predict(k: int, tiles: Array) -> Any:
+        try:
+            return sink.take(indices_of(k), sink.predict(tiles, networks))
+        except (TypeError, ValueError) as error:
+            # Not its own class, which may want to be made of more than a message.
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{error}; in {where(k)}") from error
+        except Exception as error:
+            raise RuntimeError(f"model: {error!r} in {where(k)}") from error
 
-    if len(grid) == 0:
-        return
-    with ThreadPoolExecutor(2) as pool:
-        ahead = pool.submit(read, 0)
-        behind: Future[None] | None = None
-        for first in range(0, len(grid), batch_size):
-            indices, tiles = ahead.result()
-            if first + batch_size < len(grid):
-                ahead = pool.submit(read, first + batch_size)
-            try:
-                output = sink.predict(tiles, networks)
-            except (TypeError, ValueError) as error:
-                # Not its own class, which may want to be made of more than a message.
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"{error}; in {where(indices)}") from error
-            except Exception as error:
-                raise RuntimeError(f"model: {error!r} in {where(indices)}") from error
-            if behind is not None:
-                behind.result()
-                tell(first, len(grid))
-            behind = pool.submit(sink.add, indices, output)
-        assert behind is not None
-        behind.result()
-        tell(len(grid), len(grid))
+    def where(k: int) -> str:
+        return ", ".join(name_tile(grid, i) for i in indices_of(k).tolist())
+
+    for done in pipelined(-(-len(grid) // batch_size), read, predict, sink.finish):
+        tell(min(done * batch_size, len(grid)), len(grid))
 
 
 def _diameter(seen: Any, labels_of: Callable[..., Any]) -> float:

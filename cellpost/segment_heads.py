@@ -89,6 +89,7 @@ class MapHead:
         self._grid, self._head, self._options = grid, head, options
         self._window, self._sigma = window, sigma
         self._stitcher: Stitcher | None = None
+        self._is_own = True  # whether nobody writes to maps later
         self._first: tuple[int, str] | None = None
         # What is wrong with the options shows before the networks have worked for hours.
         Stitcher(grid, 1, window=window, sigma=sigma)
@@ -100,7 +101,7 @@ class MapHead:
         self._labels_of(self._nothing)
 
     def predict(self, batch: Array, networks: Ensemble) -> Array:
-        """Maps of a batch in their own memory, (n, K, *tile): the mean over networks and views."""
+        """Maps of a batch, (n, K, *tile): the mean over networks and views."""
         maps = self._mean(networks.predictions(batch), networks)
         got = (int(maps.shape[1]), dtype_name(maps))
         self._first = self._first or got
@@ -117,8 +118,8 @@ class MapHead:
         if len(networks) == 1 and networks.views[0] == View():
             # What is captured in a CUDA graph, and says so nowhere, writes to one output again and
             # again.
-            is_own = networks.owns_output and "cuda" not in str(Arrays(maps=first).device)
-            return first if is_own else _copy(first)
+            self._is_own = networks.owns_output and "cuda" not in str(Arrays(maps=first).device)
+            return first
         n = self._grid.ndim
         return Views([*networks.views] * len(networks.models)).mean(
             itertools.chain([first], (_beside(first, maps) for maps in outputs)),
@@ -135,8 +136,8 @@ class MapHead:
         known = CHANNELS["hover" if n == 3 else "hover_softmax"]
         return (*known, *["scalar"] * (n - len(known)))
 
-    def add(self, indices: NDArray[np.int64], maps: Array) -> None:
-        """Take the maps of some tiles; what is final of the whole map is written to it."""
+    def take(self, indices: NDArray[np.int64], maps: Array) -> list[int]:
+        """Take the maps of some tiles; what of them `finish` can blend."""
         if self._stitcher is None:
             arrays = Arrays(maps=maps)
             self._whole = arrays.empty((maps.shape[1], *self._grid.shape), dtype_name(maps))
@@ -148,8 +149,14 @@ class MapHead:
                 out=self._whole,
                 reject_nan=True,
             )
+        return list(self._stitcher.take(indices, maps, copy=not self._is_own))
+
+    def finish(self, rows: list[int]) -> None:
+        """Blend what `take` has given; may run while more is taken."""
+        assert self._stitcher is not None
         try:
-            self._stitcher.add(indices, maps, copy=False)
+            for row in rows:
+                self._stitcher.blend(row)
         except ValueError as error:  # of a tile, which is the network's
             raise ValueError(str(error).replace("tile:", "model:", 1)) from error
         for _ in self._stitcher.ready():
@@ -210,13 +217,16 @@ class InstanceHead:
             raise ValueError("model: expected finite boxes and scores; got others")
         return found
 
-    def add(self, indices: NDArray[np.int64], found: list[Detections]) -> None:
+    def take(self, indices: NDArray[np.int64], found: list[Detections]) -> None:
         """Take the detections of some tiles."""
         for i, of_tile in zip(indices.tolist(), found, strict=True):
             # From pixels of the tile to those of the part of it that lies in the image.
             start, inside = self._grid.start(i), self._grid[i]
             moved = [s - part.start for s, part in zip(start, inside, strict=True)]
             self._found[i] = joined([of_tile], np.array([[*moved, 0, 0]]))
+
+    def finish(self, taken: None) -> None:
+        """Nothing: instances are put together at the end."""
 
     def labels(self, shape: tuple[int, ...]) -> Any:
         """Labels of an image of `shape`, and a report, if that is among the options."""

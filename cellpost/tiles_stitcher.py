@@ -143,6 +143,26 @@ class Stitcher:
             call is taken then. With `reject_nan`: if rows that became final have a NaN; there is no
             result then.
         """
+        for row in self.take(index, tile, copy=copy):
+            self.blend(row)
+
+    def take(
+        self,
+        index: int | Sequence[int] | NDArray[np.integer[Any]],
+        tile: Array,
+        *,
+        copy: bool = True,
+    ) -> Iterator[int]:
+        """Take tiles as `add` does, but leave the blending to `blend`.
+
+        So that one thread can take tiles while another one blends: arguments and errors are those
+        of `add`. Nothing is taken before the first step.
+
+        Yields
+        ------
+        int
+            A row of tiles (plane of a volume) that is complete now, for `blend`.
+        """
         grid = self._grid
         single = np.ndim(index) == 0
         indices: list[Any] = [index] if single else list(index)  # type: ignore[arg-type]
@@ -173,7 +193,7 @@ class Stitcher:
             self.n_missing -= 1
             self._n_missing_of[i // n_each] -= 1
             if self._n_missing_of[i // n_each] == 0:
-                self._make_bands(i // n_each)
+                yield i // n_each
 
     def _copy(self, i: int, tile: Array, arrays: Arrays) -> Array:
         # To touch new memory costs as much as the copy.
@@ -263,8 +283,20 @@ class Stitcher:
             )
         self._arrays = arrays
 
-    def _make_bands(self, layer: int) -> None:
-        """Make what this layer, which is complete now, was the last one to come for."""
+    def blend(self, row: int) -> None:
+        """Blend what `take` has taken the last tile for.
+
+        Parameters
+        ----------
+        row : int
+            As `take` yields it, in the same order; from one thread at a time.
+
+        Raises
+        ------
+        ValueError
+            With `reject_nan`, if rows of the map that became final have a NaN.
+        """
+        layer = row
         made = None
         parts = range(*self._parts[layer].tolist())
         for k in parts:

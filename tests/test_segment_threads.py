@@ -106,17 +106,17 @@ def test_maps_are_put_away_while_the_network_sees_the_next_tiles(monkeypatch):
     # The third batch is answered only when the first has been put away, and that only when the
     # network sees the second one.
     seen, put = [threading.Event() for _ in range(4)], [threading.Event() for _ in range(4)]
-    add = segment_heads.MapHead.add
+    finish = segment_heads.MapHead.finish
 
-    def slow(self, indices, maps):
-        i = int(indices[0])
+    def slow(self, rows):
+        (i,) = rows  # a tile is a row of tiles here
         if i < 3:
             assert seen[i + 1].wait(20), "the network waits for the maps to be put away"
         assert threading.current_thread() is not threading.main_thread()
-        add(self, indices, maps)
+        finish(self, rows)
         put[i].set()
 
-    monkeypatch.setattr(segment_heads.MapHead, "add", slow)
+    monkeypatch.setattr(segment_heads.MapHead, "finish", slow)
 
     def model(tiles):
         i = model.n

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cellpost._arrays import Array
 from cellpost._runtime import info
@@ -17,7 +16,6 @@ from cellpost.tiles_stitcher import Stitcher
 
 _CACHED = 2**18  # bytes that are worked on at a time
 _FREE_BYTES = 2**29  # that rows of windows may take up, however small the map is
-_ALIGNMENT = 64  # bytes, as PyTorch's own memory
 
 
 def check_tensor(torch: Any, name: str, value: Any) -> None:
@@ -67,7 +65,8 @@ class Windows:
     def cut(self, which: range) -> Array:
         """A batch, a copy that nobody else uses."""
         shape = (len(which), self._images.shape[1], *self._grid.tile)
-        batch = new_tensor(self._torch, shape, self._images.dtype, self._images.device)
+        images = self._images
+        batch = self._torch.empty(shape, dtype=images.dtype, device=images.device)
         for row, i in enumerate(which):
             image, tile = divmod(i, len(self._grid))
             if self._is_padded:
@@ -78,20 +77,6 @@ class Windows:
                 part = (image, slice(None), *self._grid[tile])
                 batch[row] = self._images[part]
         return batch.to(self._device)
-
-
-def aligned(n_bytes: int) -> NDArray[np.uint8]:
-    memory = np.empty(n_bytes + _ALIGNMENT, np.uint8)
-    skipped = -memory.ctypes.data % _ALIGNMENT
-    return memory[skipped : skipped + n_bytes]
-
-
-def new_tensor(torch: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
-    """A new tensor; on the CPU in NumPy's memory, whose huge pages cost less to touch."""
-    if device.type != "cpu" or 0 in shape:
-        return torch.empty(shape, dtype=dtype, device=device)
-    memory = aligned(math.prod(shape) * dtype.itemsize)
-    return torch.from_numpy(memory).view(dtype).reshape(shape)
 
 
 def _places(grid: TileGrid, size: Sequence[int]) -> tuple[tuple[int, ...], list[list[int]]]:
@@ -126,11 +111,9 @@ class WindowMap:
         self._varies, self._weight = varies, weight
         self._tile = tuple(output.shape[2:])
         self._shape, self._starts = _places(self._grid, self._tile)
-        self.result = new_tensor(
-            torch, (self._n_images, output.shape[1], *self._shape), dtype, device
+        self.result = torch.empty(
+            (self._n_images, output.shape[1], *self._shape), dtype=dtype, device=device
         )
-        # Of what NumPy has, the kernels get NumPy's view: rows of windows are in huge pages then.
-        self._is_numpy = device.type == "cpu" and torch.bfloat16 not in (dtype, output.dtype)
         self._window: Any = "constant"
         self._is_fixed = not varies and self._fits(device, output.element_size())
         if self._is_fixed and weight is not None:
@@ -172,8 +155,6 @@ class WindowMap:
         tiles = tiles.to(self.result.device)
         if not tiles.is_floating_point():
             tiles = tiles.to(torch.promote_types(self.result.dtype, torch.float32))
-        if self._is_numpy:
-            tiles = tiles.numpy(force=True)
         n = len(self._grid)
         row = 0
         for image, some in itertools.groupby(which, lambda i: i // n):
@@ -199,7 +180,6 @@ class WindowMap:
         if not self._is_fixed:
             return Sums(torch, self._tile, self._starts, out)
         grid = TileGrid.at(self._shape, self._tile, self._starts)
-        out = out.numpy() if self._is_numpy else out
         return Stitcher(grid, out.shape[0], window=self._window, out=out)
 
 

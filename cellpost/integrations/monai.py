@@ -141,8 +141,7 @@ def sliding_window_inference(
     moved back; in an output of another size at ``start * zoom``, rounded down, weighted by the
     nearest weights. MONAI rounds after a division: a zoom like 1/49 costs its maps a pixel.
 
-    Run it in ``torch.no_grad()``, as the predictor is run in the caller's mode. The result's memory
-    on the CPU is NumPy's: PyTorch cannot resize it in place.
+    Run it in ``torch.no_grad()``, as the predictor is run in the caller's mode.
 
     Examples
     --------
@@ -195,17 +194,14 @@ def sliding_window_inference(
     maps: list[WindowMap] = []
     scaled: list[Array | None] = []
     keys: list[Any] | None = None
-    batches = range(0, images.shape[0] * len(grid), n_batch)
-    for first in _shown(batches, progress):
-        which = range(first, min(first + n_batch, images.shape[0] * len(grid)))
+    n_windows = images.shape[0] * len(grid)
+
+    for k in _shown(range(-(-n_windows // n_batch)), progress):
+        which = range(k * n_batch, min((k + 1) * n_batch, n_windows))
         batch = windows.cut(which)
-        given: list[Any] = [batch]
-        if with_coord:
-            given.append([windows.slices(i) for i in which])
-        if conditions is not None:
-            kwargs["condition"] = conditions.cut(which)
-        keys, outputs = _members(torch, predictor(*given, *args, **kwargs))
-        # Of a function nobody knows whether it will write to its output again.
+        given = [batch, [windows.slices(i) for i in which]] if with_coord else [batch]
+        extra = kwargs if conditions is None else {**kwargs, "condition": conditions.cut(which)}
+        keys, outputs = _members(torch, predictor(*given, *args, **extra))
         is_own = process_fn is None and _is_own(torch, predictor, outputs, batch)
         weight = weights
         if process_fn is not None:
@@ -229,6 +225,7 @@ def sliding_window_inference(
             if each.result is None:
                 dtype = _result_dtype(torch, images.dtype, output.dtype)
                 each.open(torch, output, dtype, device, one, process_fn is not None)
+            # Of a function nobody knows whether it will write to its output again.
             each.add(torch, which, output, one, copy=not is_own)
 
     results = [_like(inputs, each.result) for each in maps]
