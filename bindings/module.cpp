@@ -20,4 +20,5 @@ PYBIND11_MODULE(_core, m) {
   cellpost::bindings::register_paste(m);
   cellpost::bindings::register_nms(m);
   cellpost::bindings::register_tiles(m);
+  cellpost::bindings::register_overlaps(m);
 }

@@ -10,6 +10,7 @@ void register_labels(pybind11::module_& m);
 void register_watershed(pybind11::module_& m);
 void register_properties(pybind11::module_& m);
 void register_nms(pybind11::module_& m);
+void register_overlaps(pybind11::module_& m);
 void register_paste(pybind11::module_& m);
 void register_tiles(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);

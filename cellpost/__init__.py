@@ -25,6 +25,7 @@ from cellpost.labels import (
 from cellpost.models import Predictor, as_predictor
 from cellpost.nms import mask_nms, nmm, nms, weighted_boxes_fusion
 from cellpost.normalize import Normalization, normalization, normalize, percentile_limits
+from cellpost.overlaps import OverlapCounts, overlap_counts
 from cellpost.paste import Paster, PasteReport, paste_masks
 from cellpost.properties import (
     InstanceTable,
@@ -59,6 +60,7 @@ __all__ = [
     "InstanceTable",
     "MergeReport",
     "Normalization",
+    "OverlapCounts",
     "PasteReport",
     "Paster",
     "Predictor",
@@ -94,6 +96,7 @@ __all__ = [
     "nms",
     "normalization",
     "normalize",
+    "overlap_counts",
     "paste_masks",
     "percentile_limits",
     "properties",

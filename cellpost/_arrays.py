@@ -64,14 +64,16 @@ class Arrays:
         return self._arrays[name]
 
     def _readable(self, name: str, array: Array) -> Array:
-        """The array as the kernels can read it: without a copy, never written to."""
+        """The array as the kernels can read it: never written to; copied for its byte order."""
         if self.kind == "torch":
             if array.device.type not in ("cpu", "cuda"):
                 raise ValueError(f"{name}: expected a CPU or CUDA tensor; got {array.device}")
             if array.layout.__str__() != "torch.strided":
                 raise TypeError(f"{name}: expected a dense tensor; got layout {array.layout}")
             return array.detach().resolve_conj().resolve_neg()
-        if self.kind in ("numpy", "cupy"):
+        if self.kind == "numpy":  # kernels know this machine's byte order alone
+            return array.astype(array.dtype.newbyteorder("="), copy=False)
+        if self.kind == "cupy":
             return array
         if self.kind != "jax" and array.__dlpack_device__()[0] not in _CPU_DLPACK_DEVICES:
             raise ValueError(

@@ -226,3 +226,18 @@ def stitch(
     first_layer: int,
     first_row: int,
 ) -> int: ...
+def overlap_counts(
+    a: object, b: object, stream: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def tile_overlaps(
+    tiles: Sequence[object], stream: int, *, first: NDArray[np.int64], pairs: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def compose_tiles(
+    tiles: Sequence[object],
+    out: object,
+    stream: int,
+    *,
+    first: NDArray[np.int64],
+    axes: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]],
+    map: NDArray[np.int32],
+) -> None: ...

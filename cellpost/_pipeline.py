@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 __all__ = ["pipelined"]
 
@@ -25,6 +27,7 @@ def pipelined(
     """
     if n == 0:
         return
+    read, put = _on_callers_streams(read), _on_callers_streams(put)
     with ThreadPoolExecutor(2) as pool:
         ahead = pool.submit(read, 0)
         behind: Future[None] | None = None
@@ -41,3 +44,28 @@ def pipelined(
         assert behind is not None
         behind.result()
         yield n
+
+
+def _on_callers_streams(call: Callable[[Item], Output]) -> Callable[[Item], Output]:
+    """Run a function of any thread on the CUDA devices and streams of this one.
+
+    These are a thread's own in PyTorch and CuPy: elsewhere work would not wait for this thread's.
+    """
+    places: list[Any] = []
+    torch, cupy = (sys.modules.get(name) for name in ("torch", "cupy"))
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        stream = torch.cuda.current_stream()
+        places.append(lambda: torch.cuda.stream(stream))
+    if cupy is not None and cupy.cuda.is_available():
+        device, of_cupy = cupy.cuda.Device(), cupy.cuda.get_current_stream()
+        places += [lambda: device, lambda: of_cupy]
+    if not places:
+        return call
+
+    def there(item: Item) -> Output:
+        with ExitStack() as stack:
+            for place in places:
+                stack.enter_context(place())
+            return call(item)
+
+    return there

@@ -22,8 +22,9 @@ from cellpost.augment.views import Views
 from cellpost.labels import integer
 from cellpost.models import Head, as_predictor
 from cellpost.normalize import Normalization, normalization
+from cellpost.properties import properties
 from cellpost.segment_heads import Ensemble, InstanceHead, MapHead
-from cellpost.tile_size import choose_tile_size, mean_diameter, needs_sliding
+from cellpost.tile_size import TILE_STEP, choose_tile_size, needs_sliding
 from cellpost.tiles_grid import Padding, TileGrid
 from cellpost.tiles_stitcher import name_tile
 from cellpost.tiles_weights import Window
@@ -79,8 +80,9 @@ def segment(
         what `as_detections` reads, with masks. ``"labels"``: label images.
     tile : int, one per axis, or {"train4ever", "cell_size"}
         Side of the tiles in pixels; or chosen. ``"train4ever"``: the whole image at once, and tiles
-        of `choose_tile_size` if `needs_sliding` says so. ``"cell_size"``: 9 tiles of 512 tell the
-        cells' diameter, and that the tiles, the overlap and, with `model_diameter`, the scale.
+        of `choose_tile_size` if `needs_sliding` says so. ``"cell_size"``: the whole cells in up to
+        9 tiles of 512 tell the diameter, and that the tiles, the overlap and, with
+        `model_diameter`, the scale.
     overlap, overlap_px
         As of `TileGrid`; 0.6 if neither is given.
     batch_size : int
@@ -139,9 +141,12 @@ def segment(
     Notes
     -----
     The steps are public, and nothing more than this: ``TileGrid.extract``, the network,
-    `stitch`, and the head's function, on the whole map. So neither tile nor batch size cuts a cell,
-    and where the network's answer at a pixel hangs on nothing beyond its tile, the labels are those
-    of the image in one piece. Reading ahead and blending run in threads beside the network.
+    `stitch`, and the head's function, on the whole map. So with ``"flows"`` and ``"hover"`` neither
+    tile nor batch size cuts a cell, and where the network's answer at a pixel hangs on nothing
+    beyond its tile, the labels are those of the image in one piece. With ``"instances"`` and
+    ``"labels"`` the overlap has to be larger than the largest cell: one that no tile sees whole
+    stays in parts; the report counts those that a tile's border cuts. Reading ahead and blending
+    run in threads beside the network; on a GPU all of it on the caller's stream.
 
     Memory: the result, the whole map (4 bytes a channel and pixel), and
     ``ceil(tile / stride) + 1`` rows of tiles. With `normalize` or a scale the image as float32
@@ -176,6 +181,13 @@ def segment(
     size = _positive("batch_size", batch_size)
     resize = View(scale=scale)
     scale = resize.scale
+    by_cells = isinstance(tile, str) and tile == "cell_size"
+    if by_cells and scale != 1:
+        raise ValueError(f"scale: expected 1 with tile='cell_size', which chooses it; got {scale}")
+    if model_diameter is not None and not by_cells:
+        raise ValueError(
+            f"model_diameter: expected None unless tile is 'cell_size'; got {model_diameter!r}"
+        )
     if n_axes == 3 and scale != 1:
         raise ValueError(f"scale: expected 1 for a volume; got {scale}")
     source = _Source(image, channel_axis, n_axes, normalize, limits)
@@ -200,7 +212,9 @@ def segment(
         if scale != 1:
             seen = source.resized(resize.shape(source.shape))
         if not needs_sliding(source.shape):
-            found = labels_of(seen, source.shape, _tell_nobody, tile=seen.shape[1:])
+            # What the strides of networks divide; the image is padded to it.
+            sides = [-(-n // TILE_STEP) * TILE_STEP for n in seen.shape[1:]]
+            found = labels_of(seen, source.shape, _tell_nobody, tile=sides)
             if not needs_sliding(source.shape, int(_labels(found).max())):
                 with _told(progress) as tell:
                     tell(1, 1)
@@ -212,7 +226,7 @@ def segment(
         chosen = choose_tile_size(
             source.shape, tile, diameter=_diameter(seen, labels_of), model_diameter=model_diameter
         )
-        layout["tile"], resize = chosen.tile, View(scale=scale * chosen.scale)
+        layout["tile"], resize = chosen.tile, View(scale=chosen.scale)
         if overlap is None and overlap_px is None:
             layout["overlap_px"] = chosen.overlap_px
         if resize.scale != 1:
@@ -345,24 +359,29 @@ def _run(
 
 
 def _diameter(seen: Any, labels_of: Callable[..., Any]) -> float:
-    """Diameter of the cells in a few tiles all over the image."""
+    """Diameter of the cells in a few tiles all over the image, without those that a tile cuts."""
     shape = tuple(seen.shape[1:])
     tile = choose_tile_size(shape, "cell_size", diameter=1.0).tile * 2
-    places = TileGrid(shape, tile=tile, layout="nonoverlap")
+    places = TileGrid(shape, tile=tile, overlap=0)  # the last ones are whole, too
     chosen = np.unique(np.linspace(0, len(places) - 1, _N_COARSE).round().astype(int))
-    diameters = []
+    found: list[NDArray[np.float64]] = []
     for i in chosen.tolist():
         window = (slice(None), *places[i])
         part = seen[window]
-        labels = labels_of(part, tuple(part.shape[1:]), _tell_nobody, tile=tile, overlap=0.5)
-        diameters.append(mean_diameter(_labels(labels)))
-    found = [d for d in diameters if not math.isnan(d)]
-    if not found:
+        size = tuple(part.shape[1:])
+        labels = labels_of(part, size, _tell_nobody, tile=tile, overlap=0.5)
+        cells = properties(to_host(_labels(labels)))
+        low, high = cells["bbox"][:, :2], cells["bbox"][:, 2:]
+        begin, end = (np.array([getattr(p, at) for p in places[i]]) for at in ("start", "stop"))
+        is_cut = ((low == 0) & (begin > 0)).any(1) | ((high == size) & (end < shape)).any(1)
+        found.append(2 * np.sqrt(cells["area"][~is_cut] / math.pi))
+    diameters = np.concatenate(found)
+    if len(diameters) == 0:
         raise ValueError(
-            f"tile: expected cells in the {len(chosen)} tiles that 'cell_size' looks at; got none: "
-            "give the size of the tiles"
+            f"tile: expected whole cells in the {len(chosen)} tiles that 'cell_size' looks at; "
+            "got none: give the size of the tiles"
         )
-    return float(np.median(found))
+    return float(np.median(diameters))
 
 
 def _labels(found: Any) -> Array:
@@ -398,6 +417,8 @@ def _is_array(image: Any) -> bool:
 
 
 def _n_axes(tile: Any) -> int:
+    if not isinstance(tile, str) and np.ndim(tile) != 0 and len(tile) not in (2, 3):
+        raise ValueError(f"tile: expected one number, or one for each of 2 or 3 axes; got {tile!r}")
     return 2 if isinstance(tile, str) or np.ndim(tile) == 0 else len(tile)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,16 +23,39 @@ from cellpost.detections_merge import joined, merge_detections
 from cellpost.flows import follow_flows
 from cellpost.labels import number, relabel
 from cellpost.models import Predictor
-from cellpost.paste import paste_masks
+from cellpost.paste import PasteReport, paste_masks
 from cellpost.tiles_grid import TileGrid
 from cellpost.tiles_stitcher import Stitcher
 from cellpost.tiles_weights import Window
 from cellpost.watershed_hover import hover_watershed
 
-__all__ = ["Ensemble", "InstanceHead", "MapHead"]
+__all__ = ["Ensemble", "InstanceHead", "InstanceReport", "MapHead"]
 
 _OF_PASTING = ("min_score", "min_size", "out_dtype", "return_report")
 _OF_BOTH = ("threshold", "style")
+
+
+@dataclass(frozen=True)
+class InstanceReport(PasteReport):
+    """What became of the instances of all tiles, before and while they were pasted.
+
+    Attributes
+    ----------
+    n_found : int
+        In all tiles, views and networks.
+    n_small_boxes, n_large_boxes : int
+        Of these dropped for the size of their boxes.
+    n_cut : int
+        Of the others, those that a tile's border cuts.
+    n_duplicates : int
+        Dropped because a better one shows the same object.
+    """
+
+    n_found: int
+    n_small_boxes: int
+    n_large_boxes: int
+    n_cut: int
+    n_duplicates: int
 
 
 @dataclass(frozen=True)
@@ -236,14 +259,26 @@ class InstanceHead:
     def _labels_of(
         self, per_tile: Sequence[Detections], grid: Sequence[Any], shape: tuple[int, ...]
     ) -> Any:
-        merged: Any = merge_detections(per_tile, grid, **self._merging)
+        both: Any = merge_detections(per_tile, grid, **self._merging, return_report=True)
+        merged, report = both
         boxes = merged.boxes if merged.mask_boxes is None else merged.mask_boxes
         if self._found and shape != self._grid.shape:
             y, x = (n / m for n, m in zip(shape, self._grid.shape, strict=True))
             xp = array_namespace(boxes)
             boxes = boxes * xp.asarray([x, y, x, y], dtype=boxes.dtype, device=device(boxes))
         masks = [] if merged.masks is None else merged.masks
-        return paste_masks(masks, boxes, merged.scores, shape, **self._pasting)
+        pasted = paste_masks(masks, boxes, merged.scores, shape, **self._pasting)
+        if not isinstance(pasted, tuple):
+            return pasted
+        labels, of_pasting = pasted
+        return labels, InstanceReport(
+            **asdict(of_pasting),
+            n_found=report.n_detections,
+            n_small_boxes=report.n_small,
+            n_large_boxes=report.n_large,
+            n_cut=report.n_cut,
+            n_duplicates=report.n_duplicates,
+        )
 
 
 def _copy(array: Array) -> Array:

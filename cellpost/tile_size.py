@@ -26,7 +26,7 @@ _FEW_INSTANCES = 5
 _TILE_OF_RESIZED = 512
 _DIAMETERS_IN_TILE = 16
 _DIAMETERS_IN_OVERLAP = 2
-_TILE_STEP = 32  # what the strides of most networks divide
+TILE_STEP = 32  # what the strides of most networks divide
 _TILE_RANGE = (256, 2048)
 _LARGEST_SCALE = 8
 
@@ -122,7 +122,7 @@ def choose_tile_size(
     if cell is None:
         raise ValueError("diameter: expected a number > 0 with rule 'cell_size'; got None")
     if wanted is None:
-        tile = _TILE_STEP * math.ceil(_DIAMETERS_IN_TILE * cell / _TILE_STEP)
+        tile = TILE_STEP * math.ceil(_DIAMETERS_IN_TILE * cell / TILE_STEP)
         tile = min(max(tile, _TILE_RANGE[0]), _TILE_RANGE[1])
         return TileSize(tile, overlap_px=_overlap(cell, tile))
     scale = wanted / cell

@@ -94,7 +94,7 @@ def stitch(
         grid = _grid_of(found, overlap, shape)
     elif not isinstance(grid, TileGrid):
         raise TypeError(f"grid: expected a TileGrid; got {type(grid).__name__}")
-    elif shape is not None and tuple(shape) != grid.shape:
+    elif shape is not None and image_shape(shape) != grid.shape:
         raise ValueError(f"shape: expected the grid's, {grid.shape}; got {tuple(shape)}")
     n = grid.ndim
     if found[-n:] != grid.tile or found[: -n - 1] not in ((len(grid),), grid.counts):

@@ -27,6 +27,7 @@ Padding = Literal["constant", "edge", "reflect", "wrap"]
 _LAYOUTS = ("sliding", "fixed", "nonoverlap", "halo")
 _OVERLAP = 0.6
 _LARGEST = 2**31 - 1  # pixels a side
+_MOST_TILES = 2**24  # along an axis: their starts are held
 
 
 class TileGrid(Sequence[tuple[slice, ...]]):
@@ -364,7 +365,8 @@ class TileGrid(Sequence[tuple[slice, ...]]):
         IndexError
             If there is no such tile.
         ValueError
-            If the image is not of the grid's shape, or `padding` is unknown.
+            If the image is not of the grid's shape, its dtype has not that value, or `padding` is
+            unknown.
 
         Examples
         --------
@@ -382,6 +384,11 @@ class TileGrid(Sequence[tuple[slice, ...]]):
         shape = tuple(image.shape)
         if shape[-self.ndim :] != self.shape:
             raise ValueError(f"image: expected the shape (..., *{self.shape}); got {shape}")
+        kind = str(image.dtype).removeprefix("torch.")
+        if padding == "constant" and "float" not in kind and "complex" not in kind:
+            low, high = (0, 1) if kind == "bool" else (np.iinfo(kind).min, np.iinfo(kind).max)
+            if value != value or value != int(value) or not low <= value <= high:
+                raise ValueError(f"value: expected one that {kind} has; got {value!r}")
         which = range(len(self)) if indices is None else indices
         if not hasattr(which, "__len__"):
             raise TypeError(f"indices: expected a sequence of integers; got {which!r}")
@@ -590,16 +597,18 @@ def _stride(
 
 
 def _sliding(size: int, tile: int, stride: int) -> NDArray[np.int64]:
-    if size == 0:
-        return np.empty(0, np.int64)
-    if size <= tile:
+    if 0 < size <= tile:
         return np.array([-((tile - size) // 2)], np.int64)
-    n = -(-(size - tile) // stride) + 1
-    return np.minimum(np.arange(n, dtype=np.int64) * stride, size - tile)
+    return np.minimum(_fixed(size, tile, stride), max(size - tile, 0))
 
 
 def _fixed(size: int, tile: int, stride: int) -> NDArray[np.int64]:
     if size == 0:
         return np.empty(0, np.int64)
     n = -(-max(size - tile, 0) // stride) + 1
+    if n > _MOST_TILES:
+        raise ValueError(
+            f"shape: expected at most {_MOST_TILES} tiles along an axis; got {n}, tiles of {tile} "
+            f"every {stride} of {size} pixels"
+        )
     return np.arange(n, dtype=np.int64) * stride

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class Stitcher:
     tile that covers them has come. A row of tiles is held until all rows that it covers are final:
     in the order of the grid these are ``ceil(tile / stride) + 1`` rows of tiles, whatever the
     image's height. The map is to the bit that of `stitch`, in whatever order tiles come. Tiles are
-    copied: the caller may use the memory again.
+    copied: the caller may use the memory again. Threads may add tiles beside each other.
 
     Examples
     --------
@@ -98,6 +99,7 @@ class Stitcher:
         self._given_out, self._reject_nan = out, reject_nan
         self._out = None if out is None else self._checked(out)
         self._has = np.zeros(grid.counts, np.bool_)
+        self._taking, self._blending = threading.Lock(), threading.Lock()
         self._tiles: dict[int, Array] = {}
         self._copies: set[int] = set()  # those of them that are in memory of the stitcher's own
         self._spare: list[Array] = []
@@ -181,18 +183,23 @@ class Stitcher:
             if i in seen or self._has[place]:
                 raise ValueError(f"index: expected each tile once; got tile {i}, at {place}, twice")
             seen.add(i)
-        self._check(arrays)
+        with self._taking:
+            self._check(arrays)
         n_each = math.prod(grid.counts[1:])
         for row, i in enumerate(numbers):
-            self._tiles[i] = (
-                self._copy(i, tiles[row, ...], arrays)
-                if copy
-                else contiguous(arrays, tiles[row, ...])
-            )
-            self._has[grid.place(i)] = True
-            self.n_missing -= 1
-            self._n_missing_of[i // n_each] -= 1
-            if self._n_missing_of[i // n_each] == 0:
+            with self._taking:
+                if self._has[grid.place(i)]:  # from another thread, since
+                    raise ValueError(f"index: expected each tile once; got tile {i} twice")
+                self._tiles[i] = (
+                    self._copy(i, tiles[row, ...], arrays)
+                    if copy
+                    else contiguous(arrays, tiles[row, ...])
+                )
+                self._has[grid.place(i)] = True
+                self.n_missing -= 1
+                self._n_missing_of[i // n_each] -= 1
+                is_complete = self._n_missing_of[i // n_each] == 0
+            if is_complete:
                 yield i // n_each
 
     def _copy(self, i: int, tile: Array, arrays: Arrays) -> Array:
@@ -212,9 +219,13 @@ class Stitcher:
         band : (channels, rows, W) or (channels, planes, H, W) array
             New, or a part of `out`.
         """
-        while self._bands:
-            self._n_handed += 1
-            yield self._bands.pop(0)
+        while True:
+            with self._blending:
+                if not self._bands:
+                    return
+                self._n_handed += 1
+                band = self._bands.pop(0)
+            yield band
 
     def result(self) -> Array:
         """Give the whole map.
@@ -253,7 +264,9 @@ class Stitcher:
     def _checked(self, out: Array) -> Array:
         """The caller's array, to be written to."""
         arrays = Arrays(out=out)
-        array, expected = arrays["out"], (self._channels, *self._grid.shape)
+        # NumPy's as it is: one of another byte order would be a copy.
+        array = out if isinstance(out, np.ndarray) else arrays["out"]
+        expected = (self._channels, *self._grid.shape)
         if tuple(array.shape) != expected:
             raise ValueError(f"out: expected shape {expected}; got {tuple(array.shape)}")
         dtype = float_name("out", array.dtype)
@@ -289,14 +302,17 @@ class Stitcher:
         Parameters
         ----------
         row : int
-            As `take` yields it, in the same order; from one thread at a time.
+            As `take` yields it.
 
         Raises
         ------
         ValueError
             With `reject_nan`, if rows of the map that became final have a NaN.
         """
-        layer = row
+        with self._blending:
+            self._blend(row)
+
+    def _blend(self, layer: int) -> None:
         made = None
         parts = range(*self._parts[layer].tolist())
         for k in parts:

@@ -111,7 +111,7 @@ def test_maps_that_are_not_float_are_rejected(dtype, device):
     raises(TypeError, "dP", dtype, bad_flows, device.put(LABELS), device.put(DP.astype(dtype)))
 
 
-@pytest.mark.parametrize("dtype", [">f4", "longdouble", "object", "U3"])
+@pytest.mark.parametrize("dtype", ["longdouble", "object", "U3"])
 def test_dtypes_that_only_numpy_has_are_rejected(dtype):
     with pytest.raises(TypeError, match=r"^dP: expected"):
         follow(DP.astype(dtype), CELLPROB)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import simulate
@@ -12,6 +14,8 @@ import cellpost
 from cellpost import follow_flows, segment, tile_size
 from cellpost.augment import View, Views
 from cellpost.augment.resize import resize_bilinear
+
+segment_module = importlib.import_module("cellpost.segment")  # which the function hides
 
 torch = pytest.importorskip("torch")
 F = np.float32
@@ -228,7 +232,7 @@ def test_the_gate_of_train4ever(small_sizes, n):
         image, model, head="labels", tile="train4ever", progress=lambda *n: told.append(n)
     )
     assert got.max() == n
-    whole = [(80, 110)]
+    whole = [(96, 128)]  # multiples of 32
     if n >= 5:
         assert model.shapes == whole
         assert told == [(1, 1)]
@@ -246,7 +250,7 @@ def test_train4ever_slides_over_large_images_at_once(small_sizes, shape):
     if min(shape) >= 160:
         assert set(model.shapes) == {(64, 64)}
     else:
-        assert model.shapes[0] == shape
+        assert model.shapes[0] == (160, 192)  # multiples of 32
         assert set(model.shapes[1:]) == {(64, 64)}
 
 
@@ -261,7 +265,7 @@ def test_train4ever_gives_the_labels_of_the_whole(small_sizes, labels):
 def test_train4ever_of_a_scaled_image(small_sizes, image):
     model = Counting(flow_network)
     got = segment(image, model, tile="train4ever", scale=2, flow_threshold=None)
-    assert model.shapes == [(180, 240)]
+    assert model.shapes == [(192, 256)]
     assert got.shape == image.shape
     assert got.max() >= 5
 
@@ -270,8 +274,7 @@ def test_train4ever_of_a_scaled_image(small_sizes, image):
 def test_cell_size(labels, monkeypatch, model_diameter):
     monkeypatch.setattr(tile_size, "_TILE_RANGE", (32, 96))
     monkeypatch.setattr(tile_size, "_TILE_OF_RESIZED", 64)
-    windows = cellpost.TileGrid(labels.shape, tile=64, layout="nonoverlap")
-    diameter = np.median([cellpost.mean_diameter(labels[window]) for window in windows])
+    diameter = whole_diameter(labels, 64)
     model = Counting(label_network)
     seen_before = []
 
@@ -295,6 +298,41 @@ def test_cell_size(labels, monkeypatch, model_diameter):
         assert same_objects(got, labels)
 
 
+def whole_diameter(labels, tile):
+    """Of the cells that no coarse tile cuts: each as often as one shows it."""
+    found = []
+    for window in cellpost.TileGrid(labels.shape, tile=tile, overlap=0):
+        for i in np.unique(labels[window])[1:]:
+            at = np.argwhere(labels[window] == i)
+            inner = (
+                [w.start > 0 for w in window],
+                [w.stop < n for w, n in zip(window, labels.shape, strict=True)],
+            )
+            low, high = at.min(0) == 0, at.max(0) + 1 == labels[window].shape
+            if not (low & inner[0]).any() and not (high & inner[1]).any():
+                found.append(2 * np.sqrt(len(at) / np.pi))
+    return np.median(found)
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (520, 520), (520, 704), (1050, 300)])
+def test_cell_size_is_that_of_whole_cells(shape, monkeypatch):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = ((y % 50 - 25) ** 2 + (x % 50 - 25) ** 2 < 20**2).astype(np.int32)
+    image *= (y // 50) * 100 + x // 50 + 1
+    found = []
+
+    def spy(shape, rule, *, diameter, model_diameter=None):
+        found.append(diameter)
+        return cellpost.choose_tile_size(
+            shape, rule, diameter=diameter, model_diameter=model_diameter
+        )
+
+    monkeypatch.setattr(segment_module, "choose_tile_size", spy)
+    segment(image, label_network, head="labels", tile="cell_size")
+    disc = 2 * np.sqrt((np.hypot(*np.mgrid[-25:25, -25:25]) < 20).sum() / np.pi)
+    assert found[-1] == pytest.approx(disc, rel=1e-12)
+
+
 def test_cell_size_looks_all_over_the_image(monkeypatch):
     monkeypatch.setattr(tile_size, "_TILE_RANGE", (32, 1024))
     image = np.zeros((64, 6 * 64), np.int32)
@@ -309,7 +347,7 @@ def test_cell_size_looks_all_over_the_image(monkeypatch):
 
 
 def test_cell_size_without_cells():
-    with pytest.raises(ValueError, match="tile: expected cells in the 1 tiles"):
+    with pytest.raises(ValueError, match="tile: expected whole cells in the 1 tiles"):
         segment(np.zeros((50, 50)), label_network, head="labels", tile="cell_size")
 
 

@@ -51,7 +51,7 @@ def test_bad_options_are_named(change, named, error):
         Stitcher(**options).add(0, tiles[0])
 
 
-@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64", ">f4", "longdouble"])
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64", "longdouble"])
 def test_tiles_of_other_dtypes_are_rejected(dtype):
     tiles = np.ones((len(GRID), 2, 7, 12), dtype)
     with pytest.raises(TypeError, match=r"^tiles: expected one of float16"):

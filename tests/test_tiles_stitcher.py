@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -185,3 +186,23 @@ def test_tiles_can_be_held_without_a_copy(kind):
         assert np.shares_memory(held._tiles[3], put)
         held.add(4, np.asfortranarray(put[4]), copy=False)  # which the kernel cannot read
         assert held._tiles[4].flags.c_contiguous
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_threads_may_add_tiles_beside_each_other(seed):
+    rng = np.random.default_rng(seed)
+    grid = TileGrid((700, 300), tile=64, overlap=0.6)
+    tiles = rng.standard_normal((len(grid), 2, 64, 64)).astype(F)
+    expected = stitch(tiles, grid=grid)
+    for copy in (True, False):
+        stitcher = Stitcher(grid, 2)
+        with ThreadPoolExecutor(4) as pool:
+            orders = rng.permutation(len(grid)).tolist()
+            for done in [pool.submit(stitcher.add, i, tiles[i], copy=copy) for i in orders]:
+                done.result()
+        assert_same(stitcher.result(), expected)
+    twice = Stitcher(grid, 2)
+    with ThreadPoolExecutor(4) as pool:
+        adds = [pool.submit(twice.add, 7, tiles[7]) for _ in range(8)]
+    assert sum(add.exception() is None for add in adds) == 1
+    assert twice.n_missing == len(grid) - 1

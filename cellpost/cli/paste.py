@@ -16,6 +16,7 @@ from cellpost._arrays import to_host
 from cellpost.cli.job import Device, Inputs, LabelJob, Run
 from cellpost.cli.options import OutDtype, Output, Overwrite, Quiet, Report, Threads, Where
 from cellpost.io import read_detections
+from cellpost.segment_heads import InstanceReport
 
 
 class PasteStyle(str, Enum):
@@ -173,6 +174,9 @@ def count_pasted(report: cellpost.PasteReport) -> tuple[int, dict[str, int]]:
         "hidden": report.n_hidden,
         "too small": report.n_too_small,
     }
+    if isinstance(report, InstanceReport):
+        dropped["found again"] = report.n_duplicates
+        dropped["of another size"] = report.n_small_boxes + report.n_large_boxes
     if isinstance(report, SuppressedReport):
         dropped["overlapping"] = report.n_overlapping
     return report.n_labels, dropped

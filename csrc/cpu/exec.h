@@ -15,6 +15,7 @@
 #include "cpu/parallel_for.h"
 #include "pipeline/flows.h"
 #include "pipeline/nms.h"
+#include "pipeline/overlaps.h"
 #include "pipeline/paste.h"
 #include "pipeline/tiles.h"
 
@@ -50,6 +51,51 @@ class Buffer {
   };
   std::unique_ptr<T, Free> data_;
   int64_t size_ = 0;
+};
+
+/// Sums by key, in a table with open addressing.
+class PairTable {
+ public:
+  void add(int64_t key, int64_t count) {
+    if (2 * n_ >= static_cast<int64_t>(slots_.size())) grow();
+    Slot& slot = find(key);
+    if (slot.count == 0) slot.key = key, ++n_;
+    slot.count += count;
+  }
+  int64_t size() const { return n_; }
+  /// Keeps no more than the pairs; nothing is added any more.
+  void close() {
+    slots_.erase(std::remove_if(slots_.begin(), slots_.end(),
+                                [](const Slot& slot) { return slot.count == 0; }),
+                 slots_.end());
+    slots_.shrink_to_fit();
+  }
+  int64_t write(int64_t* keys, int64_t* counts) const {
+    for (size_t i = 0; i < slots_.size(); ++i) keys[i] = slots_[i].key, counts[i] = slots_[i].count;
+    return size();
+  }
+
+ private:
+  struct Slot {
+    int64_t key, count;
+  };
+
+  Slot& find(int64_t key) {
+    const size_t mask = slots_.size() - 1;
+    size_t at = (static_cast<uint64_t>(key) * 0x9e3779b97f4a7c15u) >> 20 & mask;
+    while (slots_[at].count != 0 && slots_[at].key != key) at = (at + 1) & mask;
+    return slots_[at];
+  }
+  void grow() {
+    std::vector<Slot> old(std::max<size_t>(64, 2 * slots_.size()));
+    old.swap(slots_);
+    for (const Slot& slot : old) {
+      if (slot.count != 0) find(slot.key) = slot;
+    }
+  }
+
+  std::vector<Slot> slots_;
+  int64_t n_ = 0;
 };
 
 class Exec {
@@ -194,6 +240,11 @@ class Exec {
     return *p;
   }
 
+  template <class T>
+  std::vector<T> copy_out(const T* p, int64_t n) {
+    return std::vector<T>(p, p + n);
+  }
+
   /// Points end in few bins, neighbours mostly in the same one: one update a run of equal bins.
   void count_bins(const IndexImage& ends, int64_t n, int32_t* counts) {
     parallel_for(n, kPixelsPerPiece, [&](int64_t begin, int64_t end) {
@@ -314,6 +365,43 @@ class Exec {
         kernels().paste.fill_bits(job, part, scratch, crop.data(), bits);
       }
     });
+  }
+
+  /// Each piece of lines counts its pairs in a table of its own.
+  template <class Lines>
+  void count_pairs(int64_t n_lines, int64_t width, const Lines& lines, Buffer<int64_t>& keys,
+                   Buffer<int64_t>& counts) {
+    const int64_t grain = std::max<int64_t>(1, 8 * kPixelsPerPiece / std::max<int64_t>(1, width));
+    std::vector<PairTable> found(static_cast<size_t>((n_lines + grain - 1) / grain));
+    parallel_for(n_lines, grain, [&](int64_t begin, int64_t end) {
+      PairTable& table = found[static_cast<size_t>(begin / grain)];
+      std::vector<uint64_t> changes(static_cast<size_t>((width + 63) / 64)), more(changes.size());
+      for (int64_t i = begin; i < end; ++i) {
+        const LinePair line = lines(i);
+        if (line.n == 0) continue;
+        kernels().labels.find_changes(line.a, line.n, changes.data());
+        kernels().labels.find_changes(line.b, line.n, more.data());
+        int64_t first = 0;
+        const auto add = [&](int64_t last) {
+          if (last > first && !line.is_background(first)) table.add(line.key(first), last - first);
+          first = last;
+        };
+        for (int64_t k = 0; k < (line.n + 63) / 64; ++k) {
+          const auto word = static_cast<size_t>(k);
+          for (uint64_t bits = changes[word] | more[word]; bits != 0; bits &= bits - 1) {
+            add(64 * k + lowest_bit(bits));
+          }
+        }
+        add(line.n);
+      }
+      table.close();
+    });
+    int64_t n = 0;
+    for (const PairTable& table : found) n += table.size();
+    keys = Buffer<int64_t>(n);
+    counts = Buffer<int64_t>(n);
+    n = 0;
+    for (const PairTable& table : found) n += table.write(keys.data() + n, counts.data() + n);
   }
 
   /// Some lines at a time, whose tiles' lines follow each other in memory.

@@ -19,6 +19,7 @@
 #include "cuda/watershed.cuh"
 #include "pipeline/flows.h"
 #include "pipeline/nms.h"
+#include "pipeline/overlaps.h"
 #include "pipeline/paste.h"
 #include "pipeline/tiles.h"
 #include "pipeline/watershed.h"
@@ -101,6 +102,42 @@ template <class Pred>
 struct CountIf {
   Pred pred;
   __device__ int64_t operator()(int64_t i) const { return pred(i) ? 1 : 0; }
+};
+
+template <class Lines>
+struct StartsPair {
+  Lines lines;
+  int64_t width;
+  __device__ bool operator()(int64_t i) const {
+    const LinePair line = lines(i / width);
+    const int64_t x = i % width;
+    return x < line.n && !line.is_background(x) && line.starts_run(x);
+  }
+};
+
+template <class Lines>
+struct MeasurePair {
+  Lines lines;
+  int64_t width;
+  const int64_t* runs;
+  int64_t *key, *count;
+  __device__ void operator()(int64_t i) const {
+    const LinePair line = lines(runs[i] / width);
+    const int64_t x = runs[i] % width;
+    int64_t end = x + 1;
+    while (end < line.n && !line.starts_run(end)) ++end;
+    key[i] = line.key(x);
+    count[i] = end - x;
+  }
+};
+
+struct CopyPair {
+  const int64_t *key, *count;
+  int64_t *key_out, *count_out;
+  __device__ void operator()(int64_t i) const {
+    key_out[i] = key[i];
+    count_out[i] = count[i];
+  }
 };
 
 // ---- the place ---------------------------------------------------------------------------------
@@ -222,6 +259,18 @@ class Exec {
     return value;
   }
 
+  template <class T>
+  std::vector<T> copy_out(const T* p, int64_t n) {
+    std::vector<T> values(static_cast<size_t>(n));
+    if (n > 0) {
+      check(cudaMemcpyAsync(values.data(), p, static_cast<size_t>(n) * sizeof(T),
+                            cudaMemcpyDeviceToHost, stream_),
+            "reading back");
+    }
+    finish();
+    return values;
+  }
+
   void count_bins(const IndexImage& ends, int64_t n, int32_t* counts) {
     if (n <= 0) return;
     count_ends<<<n_blocks(n), kThreads, 0, stream_>>>(ends, n, counts);
@@ -315,6 +364,34 @@ class Exec {
   void fill_bits(const Paste& job, const InstanceBits& bits) {
     fill_instance_bits<<<blocks(job.crops.n), kPasteThreads, 0, stream_>>>(job, bits);
     check_launch();
+  }
+
+  /// Lines in chunks that bound the scratch: the runs of a chunk are listed, sorted by their pairs
+  /// and summed up before the next one's.
+  template <class Lines>
+  void count_pairs(int64_t n_lines, int64_t width, const Lines& lines, Buffer<int64_t>& keys,
+                   Buffer<int64_t>& counts) {
+    constexpr int64_t kChunk = int64_t{1} << 24;
+    const int64_t grain = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, width));
+    for (int64_t begin = 0; begin < n_lines; begin += grain) {
+      const int64_t end = std::min(begin + grain, n_lines);
+      auto runs = select<int64_t>(begin * width, end * width, StartsPair<Lines>{lines, width});
+      const int64_t n = runs.size(), n_before = keys.size();
+      if (n == 0) continue;
+      auto key = alloc<int64_t>(n_before + n);
+      auto count = alloc<int64_t>(n_before + n);
+      if (n_before > 0) {
+        for_each(n_before, CopyPair{keys.data(), counts.data(), key.data(), count.data()});
+      }
+      for_each(n, MeasurePair<Lines>{lines, width, runs.data(), key.data() + n_before,
+                                     count.data() + n_before});
+      sort_by(key, count);
+      auto starts = select<int64_t>(0, n_before + n, IsFirstOfKey{key.data()});
+      keys = alloc<int64_t>(starts.size());
+      counts = alloc<int64_t>(starts.size());
+      for_each(starts.size(), SumOfKey{key.data(), count.data(), starts.data(), starts.size(),
+                                       n_before + n, keys.data(), counts.data()});
+    }
   }
 
   /// A thread a pixel: neighbours read neighbouring values of each tile.

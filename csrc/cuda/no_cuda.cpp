@@ -4,6 +4,7 @@
 #include "cuda/flows.h"
 #include "cuda/labels.h"
 #include "cuda/nms.h"
+#include "cuda/overlaps.h"
 #include "cuda/paste.h"
 #include "cuda/properties.h"
 #include "cuda/runtime.h"
@@ -110,6 +111,19 @@ NmsResult mask_nms(const Place&, const Paste&, const Candidates&, const Suppress
 
 int64_t stitch(const Place&, const TileBlend&, const AxisTables (&)[3],
                const std::vector<const void*>&) {
+  refuse();
+}
+
+PairCounts overlap_counts(const Place&, const int32_t*, const int32_t*, int64_t, int64_t) {
+  refuse();
+}
+PairCounts tile_overlaps(const Place&, const TileLines&, const std::vector<const int32_t*>&,
+                         const std::vector<int64_t>&, const std::vector<TilePair>&) {
+  refuse();
+}
+void compose_tiles(const Place&, const ComposeTiles&, const AxisTables (&)[3],
+                   const std::vector<const int32_t*>&, const std::vector<int64_t>&,
+                   const std::vector<int32_t>&) {
   refuse();
 }
 

@@ -13,6 +13,7 @@
 //   sort_by(keys, values)                 both ascending by key, stable
 //   int64_t scan(counts, n)               in place: exclusive sums; returns the total
 //   int64_t sum(values, n),  T read(p)    a value brought to the host
+//   std::vector<T> copy_out(p, n)         values brought to the host
 // and the stages that each device has its own kernel for (see pipeline/flows.h).
 #pragma once
 

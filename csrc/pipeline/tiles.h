@@ -15,31 +15,43 @@ struct AxisTables {
   std::vector<float> weight;
 };
 
+/// Tables of the axes where the work runs; `axis` refers to them, and keeps its sides.
+template <class Exec>
+class PlacedAxes {
+ public:
+  PlacedAxes(Exec& exec, const AxisTables (&axes)[3], TileAxis (&axis)[3]) {
+    std::vector<int64_t> places;
+    std::vector<float> weights;
+    for (const AxisTables& tables : axes) {
+      for (const auto* table : {&tables.start, &tables.begin, &tables.end}) {
+        places.insert(places.end(), table->begin(), table->end());
+      }
+      weights.insert(weights.end(), tables.weight.begin(), tables.weight.end());
+    }
+    places_ = exec.copy_in(places.data(), static_cast<int64_t>(places.size()));
+    weights_ = exec.copy_in(weights.data(), static_cast<int64_t>(weights.size()));
+    const int64_t* place = places_.data();
+    const float* weight = weights_.data();
+    for (int k = 0; k < 3; ++k) {
+      const auto n = static_cast<int64_t>(axes[k].start.size());
+      axis[k] = {n, axis[k].side, place, place + n, place + 2 * n, weight};
+      place += 3 * n;
+      weight += axes[k].weight.size();
+    }
+  }
+
+ private:
+  typename Exec::template Buffer<int64_t> places_;
+  typename Exec::template Buffer<float> weights_;
+};
+
 /// Makes the rows that `job` asks for; its tables are given in host memory. The linear index of
 /// the first NaN among them, or -1.
 template <class Exec>
 int64_t stitch(Exec& exec, TileBlend job, const AxisTables (&axes)[3],
                const std::vector<const void*>& tiles) {
-  std::vector<int64_t> places;
-  std::vector<float> weights;
-  for (const AxisTables& axis : axes) {
-    for (const auto* table : {&axis.start, &axis.begin, &axis.end}) {
-      places.insert(places.end(), table->begin(), table->end());
-    }
-    weights.insert(weights.end(), axis.weight.begin(), axis.weight.end());
-  }
-  auto all_places = exec.copy_in(places.data(), static_cast<int64_t>(places.size()));
-  auto all_weights = exec.copy_in(weights.data(), static_cast<int64_t>(weights.size()));
+  const PlacedAxes<Exec> placed(exec, axes, job.axis);
   auto all_tiles = exec.copy_in(tiles.data(), static_cast<int64_t>(tiles.size()));
-  const int64_t* place = all_places.data();
-  const float* weight = all_weights.data();
-  for (int k = 0; k < 3; ++k) {
-    const int64_t n = static_cast<int64_t>(axes[k].start.size());
-    const int64_t side = job.axis[k].side;
-    job.axis[k] = {n, side, place, place + n, place + 2 * n, weight};
-    place += 3 * n;
-    weight += axes[k].weight.size();
-  }
   job.tiles = all_tiles.data();
   constexpr int64_t kNone = INT64_MAX;
   auto first_nan = exec.template alloc<int64_t>(1);
