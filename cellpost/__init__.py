@@ -22,6 +22,13 @@ from cellpost.labels import (
     remove_small,
     resolve_fragments,
 )
+from cellpost.labels_edit import (
+    clear_border,
+    erode_boundary,
+    expand_labels,
+    resize_labels,
+    split_fragments,
+)
 from cellpost.models import Predictor, as_predictor
 from cellpost.nms import mask_nms, nmm, nms, weighted_boxes_fusion
 from cellpost.normalize import Normalization, normalization, normalize, percentile_limits
@@ -73,8 +80,11 @@ __all__ = [
     "binary_fill_holes",
     "binary_opening",
     "choose_tile_size",
+    "clear_border",
     "contours",
     "endpoints_to_labels",
+    "erode_boundary",
+    "expand_labels",
     "fill_holes",
     "flow_endpoints",
     "flow_error",
@@ -104,10 +114,12 @@ __all__ = [
     "remove_bad_flows",
     "remove_large",
     "remove_small",
+    "resize_labels",
     "resolve_fragments",
     "rle",
     "segment",
     "set_num_threads",
+    "split_fragments",
     "stitch",
     "watershed",
     "watershed_markers",

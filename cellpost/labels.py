@@ -7,6 +7,7 @@ All work on images (H, W) and volumes (D, H, W).
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -75,6 +76,21 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name}: expected a number; got {value!r}") from None
 
 
+def lengths_of(name: str, shape: Any, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Lengths of a shape of so many axes, or an error that names it."""
+    try:
+        lengths = tuple(shape)
+    except TypeError:
+        raise TypeError(f"{name}: expected several integers; got {shape!r}") from None
+    if len(lengths) not in axes:
+        expected = " or ".join(map(str, axes))
+        raise ValueError(f"{name}: expected {expected} lengths; got {lengths}")
+    lengths = tuple(integer(name, n) for n in lengths)
+    if min(lengths) < 0:
+        raise ValueError(f"{name}: expected lengths >= 0; got {lengths}")
+    return lengths
+
+
 def filter_labels(arrays: Arrays, return_report: bool, kernel: Any, **options: Any) -> Labelled:
     """Run a kernel that filters labels in place on a copy, and give the copy back as they came."""
     copy, ids = arrays.int32_labels("labels", to_write=True)
@@ -133,7 +149,11 @@ def label(mask: Array, *, connectivity: int = 1, out_dtype: Any = None) -> Array
 
 
 def fill_holes(
-    labels: Array, *, nested: Literal["keep", "overwrite"] = "keep", return_report: bool = False
+    labels: Array,
+    *,
+    nested: Literal["keep", "overwrite"] = "keep",
+    max_size: int | None = None,
+    return_report: bool = False,
 ) -> Labelled:
     """Fill the holes of every object.
 
@@ -150,6 +170,9 @@ def fill_holes(
         background pixel that several objects enclose goes to the one with the smallest (bounding
         box, id). ``"overwrite"``: as Cellpose does, objects are filled in ascending order of id,
         each on the state its predecessors left, and everything inside becomes part of them.
+    max_size : int, optional
+        Largest hole that is filled, >= 0, in pixels of connected background (objects in the hole
+        do not count); of any size if not given. Only with ``nested="keep"``.
     return_report : bool
         Return ``(labels, report)``.
 
@@ -164,15 +187,16 @@ def fill_holes(
     Raises
     ------
     TypeError
-        If `labels` is no array or not of an integer dtype.
+        If `labels` is no array or not of an integer dtype, or `max_size` is no integer.
     ValueError
-        If `labels` has another number of axes, negative ids, or `nested` is unknown.
+        If `labels` has another number of axes, negative ids, `nested` is unknown, or `max_size` is
+        negative or given with ``nested="overwrite"``.
 
     Notes
     -----
     An empty image stays empty. An object whose hole opens to the image border has none. The cost
-    is the sum of the bounding boxes at one bit a pixel, in mazes a few times that. CUDA runs the
-    same operations.
+    is the sum of the bounding boxes at one bit a pixel, in mazes a few times that; `max_size` adds
+    a numbering of the holes, linear in the pixels. CUDA runs the same operations.
 
     Examples
     --------
@@ -181,11 +205,32 @@ def fill_holes(
     >>> ring[1, 1] = 0
     >>> int(cellpost.fill_holes(ring)[1, 1])
     1
+    >>> int(cellpost.fill_holes(ring, max_size=0)[1, 1])
+    0
     """
     arrays = Arrays(labels=labels)
-    return filter_labels(
-        arrays, return_report, _core.fill_holes, nested=choose("nested", nested, _core.Nested)
-    )
+    mode = choose("nested", nested, _core.Nested)
+    if max_size is None:
+        return filter_labels(arrays, return_report, _core.fill_holes, nested=mode)
+    largest = integer("max_size", max_size)
+    if largest < 0:
+        raise ValueError(f"max_size: expected at least 0 pixels; got {largest}")
+    if mode != _core.Nested.keep:
+        raise ValueError(f"max_size: expected None with nested={nested!r}; got {largest}")
+
+    def fill_small_holes(copy: Array, stream: int) -> dict[str, int]:
+        hollow = copy == 0
+        report = _core.fill_holes(copy, stream, nested=mode)
+        # All of a piece of background is filled by the same object, or none of it.
+        holes = arrays.empty(tuple(copy.shape), "int32")
+        _core.label(hollow & (copy != 0), holes, stream, connectivity=1)
+        n_pixels = math.prod(copy.shape)
+        opened = _core.remove_small(holes, stream, min_size=min(largest, n_pixels) + 1)
+        n_kept = report["n_pixels"] - opened["n_pixels"]
+        copy[holes != 0] = 0
+        return {**report, "n_pixels": report["n_pixels"] - n_kept}
+
+    return filter_labels(arrays, return_report, fill_small_holes)
 
 
 def remove_small(labels: Array, *, min_size: int = 15, return_report: bool = False) -> Labelled:

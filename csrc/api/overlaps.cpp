@@ -1,7 +1,6 @@
 #include "api/overlaps.h"
 
 #include "api/check.h"
-#include "api/labels.h"
 #include "cpu/overlaps.h"
 #include "cuda/overlaps.h"
 
@@ -14,7 +13,7 @@ struct Tiles {
   Place place;
 };
 
-/// All tiles of one shape, whose ids are below the next tile's first number.
+/// All tiles, of one shape.
 Tiles checked(const std::vector<Array>& tiles, const std::vector<int64_t>& first) {
   if (tiles.empty() || first.size() != tiles.size() + 1 || first.back() > INT32_MAX) {
     reject("tiles", "one or more, of fewer than 2^31 objects in all", std::to_string(tiles.size()));
@@ -27,11 +26,6 @@ Tiles checked(const std::vector<Array>& tiles, const std::vector<int64_t>& first
       reject("tiles", "shape " + text(tiles[0].shape), "shape " + text(tiles[i].shape));
     }
     same_place(tiles[0], tiles[i]);
-    const LabelRange range = label_range(tiles[i]);
-    if (range.low < 0 || range.high >= first[i + 1] - first[i]) {
-      reject("tiles", "ids from 0 to " + std::to_string(first[i + 1] - first[i] - 1),
-             std::to_string(range.low) + " to " + std::to_string(range.high));
-    }
   }
   const std::vector<int64_t>& shape = tiles[0].shape;
   // An image (H, W) has a middle axis of one pixel.

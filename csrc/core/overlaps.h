@@ -81,7 +81,7 @@ struct IsFirstOfKey {
 };
 
 /// Labels of the whole image: each pixel is its core's tile's, under the number that `map` has for
-/// the id. An item is what one tile gives of one line.
+/// the id, if it has one. An item is what one tile gives of one line.
 struct ComposeTiles {
   TileAxis axis[3];  ///< begin and end are those of cores
   const int32_t* const* tiles;
@@ -98,9 +98,11 @@ struct ComposeTiles {
     const int64_t z0 = z - axis[0].start[k0], y0 = y - axis[1].start[k1];
     const int32_t* const from = tiles[tile] + (z0 * axis[1].side + y0) * axis[2].side;
     const int32_t* const ids = map + first[tile];
+    const int64_t n = first[tile + 1] - first[tile];
     int32_t* const to = out + line * size[2];
     for (int64_t x = axis[2].begin[k2]; x < axis[2].end[k2]; ++x) {
-      to[x] = ids[from[x - axis[2].start[k2]]];
+      const int32_t id = from[x - axis[2].start[k2]];
+      to[x] = id >= 0 && id < n ? ids[id] : 0;
     }
   }
 };
