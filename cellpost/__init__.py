@@ -1,6 +1,6 @@
 """From a cell-segmentation network's raw outputs to a full-resolution instance label image."""
 
-from cellpost import augment, rle
+from cellpost import augment, ensemble, rle
 from cellpost._runtime import get_num_threads, info, set_num_threads
 from cellpost.detections import Detections, as_detections
 from cellpost.detections_merge import MergeReport, merge_detections
@@ -29,6 +29,8 @@ from cellpost.labels_edit import (
     resize_labels,
     split_fragments,
 )
+from cellpost.labels_merge import StitchReport, stitch_labels
+from cellpost.labels_planes import PlanesReport, stitch_planes
 from cellpost.models import Predictor, as_predictor
 from cellpost.nms import mask_nms, nmm, nms, weighted_boxes_fusion
 from cellpost.normalize import Normalization, normalization, normalize, percentile_limits
@@ -70,7 +72,9 @@ __all__ = [
     "OverlapCounts",
     "PasteReport",
     "Paster",
+    "PlanesReport",
     "Predictor",
+    "StitchReport",
     "Stitcher",
     "TileGrid",
     "TileSize",
@@ -83,6 +87,7 @@ __all__ = [
     "clear_border",
     "contours",
     "endpoints_to_labels",
+    "ensemble",
     "erode_boundary",
     "expand_labels",
     "fill_holes",
@@ -121,6 +126,8 @@ __all__ = [
     "set_num_threads",
     "split_fragments",
     "stitch",
+    "stitch_labels",
+    "stitch_planes",
     "watershed",
     "watershed_markers",
     "weighted_boxes_fusion",
