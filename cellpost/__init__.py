@@ -1,6 +1,6 @@
 """From a cell-segmentation network's raw outputs to a full-resolution instance label image."""
 
-from cellpost import augment, ensemble, rle
+from cellpost import augment, ensemble, metrics, rle
 from cellpost._runtime import get_num_threads, info, set_num_threads
 from cellpost.detections import Detections, as_detections
 from cellpost.detections_merge import MergeReport, merge_detections
@@ -106,6 +106,7 @@ __all__ = [
     "masks_to_flows",
     "mean_diameter",
     "merge_detections",
+    "metrics",
     "needs_sliding",
     "nmm",
     "nms",
