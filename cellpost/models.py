@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -52,7 +52,7 @@ class Predictor:
         True: no later call writes to an output, and so the caller may keep it or write to it. True
         for ONNX sessions and PyTorch modules (give one that hands out its own tensors in a
         function); False for functions, which may return one buffer again and again, and for what
-        ``torch.compile`` made, whose CUDA graphs do.
+        ``torch.compile`` made, whose CUDA graphs do; or what `as_predictor` was told.
 
     Examples
     --------
@@ -159,6 +159,7 @@ def as_predictor(
     keys: Sequence[str] | None = None,
     device: Any = None,
     amp: bool = False,
+    owns_output: bool | None = None,
 ) -> Predictor:
     """Make a network, of whatever library, a checked function of a batch of tiles.
 
@@ -181,6 +182,9 @@ def as_predictor(
         have no parameters: say where they are.
     amp : bool
         Run a module under ``torch.autocast`` for its device.
+    owns_output : bool, optional
+        Whether each output is new memory, to which nobody writes later, so that it need not be
+        copied. If not given, as `Predictor` says: False for functions.
 
     Returns
     -------
@@ -231,11 +235,12 @@ def as_predictor(
                 "model: expected another model to go with head, keys, device or amp; got a "
                 f"Predictor with head={model.head!r}"
             )
-        return model
+        return model if owns_output is None else replace(model, owns_output=owns_output)
     torch = sys.modules.get("torch")  # a module cannot be here without it
     if torch is not None and isinstance(model, torch.nn.Module):
         run = _Module(model, _moved(model, device), bool(amp))
-        return Predictor(model, head, names, not is_compiled(model), run)
+        own = not is_compiled(model) if owns_output is None else owns_output
+        return Predictor(model, head, names, own, run)
     if device is not None or amp:
         raise TypeError(
             f"device, amp: expected None and False but for PyTorch modules; got {device!r} and "
@@ -245,13 +250,13 @@ def as_predictor(
         inputs = [given.name for given in model.get_inputs()]
         if len(inputs) != 1:
             raise ValueError(f"model: expected a session of one input; got {_listed(inputs)}")
-        return Predictor(model, head, names, True, _Session(model, names))
+        return Predictor(model, head, names, owns_output is not False, _Session(model, names))
     if not callable(model):
         raise TypeError(
             "model: expected a PyTorch module, an ONNX Runtime session or a function; got "
             f"{type(model).__name__}"
         )
-    return Predictor(model, head, names, False, model)
+    return Predictor(model, head, names, owns_output is True, model)
 
 
 # ---- how each kind of network is run ------------------------------------------------------------

@@ -72,7 +72,8 @@ def segment(
         Never written to.
     model : torch.nn.Module, onnxruntime.InferenceSession, callable, or a list of these
         Called with batches (n, C, h, w), as `as_predictor` says; a function with arrays of the
-        library of `image`. Of several networks all see each tile.
+        library of `image`, and its outputs are copied, unless ``as_predictor(function, head=...,
+        owns_output=True)`` says that they are new. Of several networks all see each tile.
     head : {"flows", "hover", "instances", "labels"}
         What comes out. ``"flows"``: dY, dX and the cells' logit, for `follow_flows`. ``"hover"``:
         the nuclei's probability, horizontal and vertical map (3 channels); or background, nuclei,

@@ -557,3 +557,15 @@ def test_bad_options():
     for device in ("toaster", 3.5):
         with pytest.raises(ValueError, match="device: expected a PyTorch device; got"):
             as_predictor(network, device=device)
+
+
+def test_outputs_can_be_said_to_be_new():
+    def function(batch):
+        return batch
+
+    assert not as_predictor(function).owns_output
+    assert as_predictor(function, owns_output=True).owns_output
+    assert as_predictor(as_predictor(function), owns_output=True).owns_output
+    module = torch.nn.Identity()
+    assert as_predictor(module).owns_output
+    assert not as_predictor(module, owns_output=False).owns_output
