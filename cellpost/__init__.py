@@ -29,6 +29,7 @@ from cellpost.labels_edit import (
     resize_labels,
     split_fragments,
 )
+from cellpost.labels_join import JoinReport, join_fragments
 from cellpost.labels_merge import StitchReport, stitch_labels
 from cellpost.labels_planes import PlanesReport, stitch_planes
 from cellpost.models import Predictor, as_predictor
@@ -67,6 +68,7 @@ __all__ = [
     "HoverRanges",
     "HoverReport",
     "InstanceTable",
+    "JoinReport",
     "MergeReport",
     "Normalization",
     "OverlapCounts",
@@ -101,6 +103,7 @@ __all__ = [
     "info",
     "instance_table",
     "instance_types",
+    "join_fragments",
     "label",
     "mask_nms",
     "masks_to_flows",

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name, is_c_contiguous, to_host
-from cellpost.labels import number, relabel
+from cellpost.labels import number
 from cellpost.properties import properties
 from cellpost.tiles_grid import TileGrid
 
@@ -69,7 +69,7 @@ def stitch_labels(
     policy : {"mutual", "iou", "ios", "center"}
         What is one object. ``"mutual"``: two objects of neighbouring tiles, each of which overlaps
         the other more than any other one of its tile does. ``"iou"``, ``"ios"``: any two that
-        overlap enough. ``"center"``: an object belongs to the tile whose core its centroid lies in,
+        overlap enough (where tiles disagree, ``"ios"`` also joins neighbours by slivers). ``"center"``: an object belongs to the tile whose core its centroid lies in,
         and is taken as that tile has it; no objects are joined.
     threshold : float
         What overlap has to pass, 0 to 1: intersection over union (with ``"ios"`` over the smaller
@@ -105,16 +105,17 @@ def stitch_labels(
     See Also
     --------
     TileGrid, stitch, merge_detections
+    join_fragments : for tiles that do not overlap.
 
     Notes
     -----
     But with ``"center"``, each pixel is labelled by the tile whose core it lies in (half-way
     through what two tiles share): where networks see least of a tile's border. Objects are
-    compared with those of the next tile along each axis, all others follow. Ties go to the lower id. Two objects
-    of one tile never become one: of links that would do so those of less overlap are refused.
-    Nothing depends on the order of the tiles, threads or device. Where tiles are cut from one label
-    image its partition comes back exactly, whatever the overlap, if each object that crosses from
-    core to core shows in what the two tiles share.
+    compared with those of the next tile along each axis, all others follow. Ties go to the lower
+    id. Two objects of one tile never become one: of links that would do so those of less overlap
+    are refused. Nothing depends on the order of the tiles, threads or device. Where tiles are cut
+    from one label image its partition comes back exactly, whatever the overlap, if each object that
+    crosses from core to core shows in what the two tiles share.
 
     With ``"center"`` a pixel that several objects claim is its core's tile's, else the first
     tile's; slower, on the host.
@@ -160,8 +161,8 @@ def stitch_labels(
             "may be cut or joined wrongly; use a larger overlap",
             stacklevel=2,
         )
-    labels = relabel(labels)
-    n_labels = int(arrays.xp.max(labels)) if 0 not in grid.shape else 0
+    labels, _ = Arrays(labels=labels).int32_labels("labels", to_write=False)  # not too sparse
+    n_labels = _core.relabel(labels, arrays.stream)
     result = arrays.labels_result(labels, n_labels, out_dtype)
     report = StitchReport(n_links, n_refused, n_spanning, n_labels)
     return (result, report) if return_report else result
@@ -203,9 +204,11 @@ class _Tiles:
         most = []
         xp = self.arrays.xp
         for i, one in enumerate(self.tiles):
-            low, high = int(xp.min(one)), int(xp.max(one))
-            if low < 0:
-                raise ValueError(f"tiles[{i}]: expected ids >= 0; got {low}")
+            # One pass where NumPy can: negative ids are large ones without a sign.
+            is_host = isinstance(one, np.ndarray)
+            high = int(one.view(np.uint32).max() if is_host else xp.max(one))
+            if high > 2**31 - 1 or (not is_host and int(xp.min(one)) < 0):
+                raise ValueError(f"tiles[{i}]: expected ids >= 0; got {int(xp.min(one))}")
             if high > 4 * math.prod(grid.tile) + 2**20:  # a table of all ids would dwarf the tile
                 name = f"tiles[{i}]"
                 self.tiles[i], _ = Arrays(**{name: one}).int32_labels(name, to_write=False)
@@ -235,16 +238,20 @@ class _Tiles:
             if end <= begin:
                 continue
             a, b = (np.take(number, at, axis).ravel() for at in (k, k + 1))
-            for i, j in zip(a.tolist(), b.tolist(), strict=True):
-                spans = []
-                for n, (other, part) in enumerate(zip(grid.start(i), grid[i], strict=True)):
-                    low, high = (begin, end) if n == axis else (part.start, part.stop)
-                    before = int(start[k + 1]) if n == axis else other
-                    spans.append((low - other, low - before, high - low))
-                if len(spans) == 2:  # a middle axis of one pixel
-                    spans.insert(1, (0, 0, 1))
-                rows.append([i, j, *(v for column in zip(*spans, strict=True) for v in column)])
-        return np.array(rows, np.int64).reshape(-1, 11)
+            places = np.unravel_index(a, grid.counts)
+            columns: list[tuple[Any, Any, Any]] = []
+            for n, place in enumerate(places):
+                if n == axis:
+                    columns.append((begin - start[k], begin - start[k + 1], end - begin))
+                else:
+                    low = grid._begins[n][place]
+                    inside = low - grid.starts[n][place]
+                    columns.append((inside, inside, grid._ends[n][place] - low))
+            if len(columns) == 2:  # a middle axis of one pixel
+                columns.insert(1, (0, 0, 1))
+            spans = [v for column in zip(*columns, strict=True) for v in column]
+            rows.append(np.stack([np.broadcast_to(v, a.shape) for v in (a, b, *spans)], axis=1))
+        return np.concatenate(rows).astype(np.int64) if rows else np.empty((0, 11), np.int64)
 
     def compose(self, numbers: NDArray[np.int32], out: Array) -> None:
         """Write the numbers of the ids, each pixel its core's tile's."""
@@ -270,14 +277,15 @@ class _Tiles:
                     lines = (begins[k + 1], ends[k] - 1)
                     if lines[1] <= lines[0]:
                         continue
+                    start = int(grid.starts[axis][k + ahead])
+                    keys = []
+                    for line in lines:
+                        key: list[int | slice] = [slice(None)] * grid.ndim
+                        key[axis] = int(line) - start
+                        keys.append(tuple(key))
                     for i in number[k + ahead].ravel().tolist():
-                        start = grid.start(i)[axis]
-                        for which, line in enumerate(lines):
-                            key = tuple(
-                                int(line) - start if n == axis else slice(None)
-                                for n in range(grid.ndim)
-                            )
-                            meets[which, to_host(self.tiles[i][key]) + self.first[i]] = True
+                        for seen, key_of_line in zip(meets, keys, strict=True):
+                            seen[int(self.first[i]) + to_host(self.tiles[i][key_of_line])] = True
                 meets[:, self.first[:-1]] = False
                 spanning.append(numbers[meets.all(0)])
         return len(np.unique(np.concatenate(spanning)))

@@ -174,3 +174,58 @@ def detections(labels, *, size=28, jitter=0.3, noise=0.05, seed=0):
         masks[begin : begin + 4096] = np.clip(mine, 0, 1)
     scores = rng.uniform(0.3, 1, len(box)).astype(np.float32)
     return Found(masks, box.astype(np.float32), scores, labels)
+
+
+# ---- label tiles --------------------------------------------------------------------------------
+
+
+def packed_discs(shape, *, radius=(4, 14), tries=4000, clip=1.0, seed=0):
+    """Discs or balls of random radii, most of which touch others: each as large as these let it.
+
+    With `clip` > 1 they are so much larger and meet at straight edges half-way.
+    """
+    rng = np.random.default_rng(seed)
+    at, radii = np.empty((tries, len(shape))), np.empty(tries)
+    n = 0
+    for _ in range(tries):
+        place, wanted = rng.uniform(0, shape), rng.uniform(*radius)
+        room = (np.linalg.norm(at[:n] - place, axis=1) - radii[:n]).min(initial=np.inf)
+        if room >= radius[0]:
+            at[n], radii[n] = place, min(wanted, room)
+            n += 1
+    labels, nearest = np.zeros(shape, np.int32), np.full(shape, np.inf)
+    for i in range(n):
+        reach = radii[i] * clip
+        part = tuple(
+            slice(max(int(p - reach) - 1, 0), min(int(p + reach) + 2, m))
+            for p, m in zip(at[i], shape, strict=True)
+        )
+        squares = [(g - p) ** 2 for g, p in zip(np.ogrid[part], at[i], strict=True)]
+        square = sum(squares)
+        power = square - radii[i] ** 2
+        mine = (square <= reach**2) & (power < nearest[part])
+        labels[part][mine], nearest[part][mine] = i + 1, power[mine]
+    return labels
+
+
+def label_tiles(labels, grid, *, pieces=False, seed=None):
+    """Perfect label tiles: ids 1..n of each tile, or with a seed random ones with gaps.
+
+    With `pieces` parts of an object that do not hang together in a tile are objects of their own.
+    """
+    rng = np.random.default_rng(seed)
+    tiles = []
+    for tile in grid.extract(labels):
+        ids = ref_labels.relabel(tile)
+        if pieces:
+            every = np.zeros_like(ids)
+            for i in range(1, int(ids.max()) + 1):
+                parts, _ = ndimage.label(ids == i, np.ones((3,) * ids.ndim))
+                every[parts > 0] = parts[parts > 0] + every.max()
+            ids = every
+        n = int(ids.max())
+        if seed is not None:
+            chosen = rng.choice(3 * n + 3, n, replace=False) + 1
+            ids = np.concatenate([[0], chosen])[ids].astype(np.int32)
+        tiles.append(ids)
+    return tiles
