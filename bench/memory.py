@@ -1,6 +1,7 @@
 """Peak extra memory of one call, in a process of its own: python memory.py CALL A.npy [B.npy ...]
 
-CALL is a function of cellpost that takes these arrays; of paste_masks the last one is the shape.
+CALL is a function of cellpost, as metrics.match, that takes these arrays; of paste_masks the last
+one is the shape, of stitch_labels the shape and the tiles' overlap.
 Stitcher takes height, width and overlap: tiles come in order, and bands are let go. Prints JSON:
 bytes that the call added to the resident set at its peak, outputs included, and the size of its
 first array and of its result.
@@ -8,6 +9,7 @@ first array and of its result.
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import sys
@@ -55,27 +57,43 @@ def stream(layout):
     assert n_rows == shape[0]
 
 
+def merged(tiles, layout):
+    """Put label tiles together."""
+    grid = cellpost.TileGrid(layout[:2].astype(int), tile=tiles.shape[1:], overlap=layout[2])
+    return cellpost.stitch_labels(tiles, grid)
+
+
 def main(call, *files):
     """Measure one call."""
     arrays = [np.load(file) for file in files]
-    function = stream if call == "Stitcher" else getattr(cellpost, call)
+    special = {"Stitcher": stream, "stitch_labels": merged}
+    function = special.get(call) or functools.reduce(getattr, call.split("."), cellpost)
     if call == "Stitcher":
         stream(np.array([600, 600, 0.6]))
     elif call == "paste_masks":
         arrays[-1] = tuple(arrays[-1].tolist())
         function(*(a[:9] for a in arrays[:-1]), (64, 64))
+    elif call == "stitch_labels":
+        function(arrays[0][:4, :64, :64].copy(), np.array([96, 96, 0.5]))
     else:
         function(*(a[..., :64, :64].copy() for a in arrays))  # loads what a first call loads
     before = _now_and_reset_peak()
     result = function(*arrays)
     extra = _peak() - before
+    is_array = hasattr(result, "nbytes")
     print(
         json.dumps(
             {
                 "extra_bytes": extra,
                 "input_bytes": arrays[0].nbytes,
-                "result_bytes": 0 if result is None else result.nbytes,
-                "pixels": int(np.prod(arrays[0][:2] if result is None else result.shape[-2:])),
+                "result_bytes": result.nbytes if is_array else 0,
+                "pixels": int(
+                    np.prod(
+                        arrays[0][:2]
+                        if result is None
+                        else (result if is_array else arrays[0]).shape[-2:]
+                    )
+                ),
             }
         )
     )

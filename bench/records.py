@@ -90,6 +90,7 @@ def environment():
         "torchvision",
         "lsnms",
         "sahi",
+        "stardist",
         "ensemble-boxes",
         "pytest-benchmark",
     )

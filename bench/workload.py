@@ -33,6 +33,7 @@ PASTE_SHAPES = {
     "100000": (10496, 8415),
 }
 TILE_SIZES = ("2048", "4096", "8192")
+LABEL_SIZES = ("2048", "4096", "8192")
 SLIDE_SHAPE, SLIDE_TILE = (8415, 10496), 381
 
 
@@ -199,3 +200,51 @@ def make_tiles(size):
     grid = cellpost.TileGrid((side, side), tile=512, overlap=0.6)
     labels = np.broadcast_to(np.int32(0), (side, side))
     return TileWorkload(size, image, grid, grid.extract(image), labels, 0, side * side)
+
+
+@dataclass(frozen=True)
+class LabelWorkload:
+    """A label image, and one with errors; both with ids 1..n."""
+
+    size: str
+    source: str
+    labels: np.ndarray
+    found: np.ndarray
+    n_cells: int
+    n_foreground: int
+
+
+LABEL_SHIFTS = ((0, 0), (1, 0), (2, -1), (-3, 3), (5, 4))  # pixels that a nucleus is off by
+
+
+@functools.lru_cache(maxsize=1)
+def make_labels(size):
+    """Nuclei, and the same with places of their own, one in 20 missing, one in 20 split."""
+    side = int(size)
+    tile, _, source = _tile(512)
+    labels, _ = simulate.tile(tile, np.zeros((2, *tile.shape), np.float32), (side, side))
+    labels = cellpost.relabel(labels)
+    n = int(labels.max())
+    rng = np.random.default_rng(4)
+    kind = rng.integers(0, len(LABEL_SHIFTS), n + 1)
+    kind[rng.random(n + 1) < 0.05] = -1
+    found = np.zeros_like(labels)
+    ids = np.arange(n + 1, dtype=np.int32)
+    for k, shift in enumerate(LABEL_SHIFTS):
+        moved = np.roll(np.where(kind == k, ids, 0)[labels], shift, (0, 1))
+        np.copyto(found, moved, where=moved > 0)
+    halves = np.where(rng.random(n + 1) < 0.05, n, 0).astype(np.int32)
+    halves[0] = 0
+    found[:, 1::2] += halves[found[:, 1::2]]  # comb-like: neither half reaches the threshold
+    found = cellpost.relabel(found)
+    return LabelWorkload(size, source, labels, found, n, int(np.count_nonzero(labels)))
+
+
+def make_grid_of_cells(side):
+    """(side / 4)**2 cells of 3 x 3 pixels, and the same moved by a pixel in another order."""
+    at = np.arange(side) // 4
+    inside = np.arange(side) % 4 < 3
+    labels = (at[:, None] * (side // 4) + at + 1).astype(np.int32)
+    labels *= inside[:, None] & inside
+    order = np.random.default_rng(5).permutation(labels.max()).astype(np.int32) + 1
+    return labels, np.roll(np.append(np.int32(0), order)[labels], 1, 1)

@@ -69,8 +69,9 @@ def stitch_labels(
     policy : {"mutual", "iou", "ios", "center"}
         What is one object. ``"mutual"``: two objects of neighbouring tiles, each of which overlaps
         the other more than any other one of its tile does. ``"iou"``, ``"ios"``: any two that
-        overlap enough (where tiles disagree, ``"ios"`` also joins neighbours by slivers). ``"center"``: an object belongs to the tile whose core its centroid lies in,
-        and is taken as that tile has it; no objects are joined.
+        overlap enough (where tiles disagree, ``"ios"`` also joins neighbours by slivers).
+        ``"center"``: an object belongs to the tile whose core its centroid lies in, and is taken
+        as that tile has it; no objects are joined.
     threshold : float
         What overlap has to pass, 0 to 1: intersection over union (with ``"ios"`` over the smaller
         one), counted inside what the two tiles both cover, up to 32 pixels from where their cores

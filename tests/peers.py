@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -54,11 +56,12 @@ def torchvision_heads():
 
 
 def cellpose():
-    """Return the package cellpose with `.dynamics` and `.utils`; ImportError says why not."""
+    """Return the package cellpose with what is compared; ImportError says why there is none."""
     try:
         _import_torchvision()
         package = importlib.import_module("cellpose")
         importlib.import_module("cellpose.dynamics")
+        importlib.import_module("cellpose.metrics")
         importlib.import_module("cellpose.utils")
     except ImportError:
         raise
@@ -66,6 +69,37 @@ def cellpose():
         raise ImportError(f"{type(error).__name__}: {error}") from error
     logging.getLogger("cellpose").setLevel(logging.ERROR)
     return package
+
+
+def stardist_matching():
+    """The module stardist.matching, by itself: it needs no more than a function of csbdeep."""
+    spec = importlib.util.find_spec("stardist")
+    if spec is None:
+        pytest.skip("stardist is not installed")
+    try:
+        return importlib.import_module("stardist.matching")
+    except Exception:  # of all that its package wants at import
+        pass
+
+    def _raise(error):
+        raise error
+
+    stand_in = types.ModuleType("csbdeep"), types.ModuleType("csbdeep.utils")
+    stand_in[1]._raise = _raise
+    names = ("csbdeep", "csbdeep.utils")
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(zip(names, stand_in, strict=True))
+    try:
+        path = f"{spec.submodule_search_locations[0]}/matching.py"
+        alone = importlib.util.spec_from_file_location("stardist_matching", path)
+        module = importlib.util.module_from_spec(alone)
+        alone.loader.exec_module(module)
+        return module
+    except ImportError as error:
+        pytest.skip(f"stardist.matching cannot be imported: {error}")
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name) if module is None else sys.modules.update({name: module})
 
 
 def hovernet_markers(prob, hv, *, ksize=21, border_threshold=0.4, min_size=10):

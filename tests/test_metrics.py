@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 import time
 import tracemalloc
-import types
 
 import numpy as np
+import peers
 import pytest
 import simulate
 from hypothesis import given, settings
@@ -470,37 +468,6 @@ def test_dense_clusters_below_one_half_stay_fast():
 # ---- peers --------------------------------------------------------------------------------------
 
 
-def stardist_matching():
-    """The module stardist.matching, by itself: it needs no more than a function of csbdeep."""
-    spec = importlib.util.find_spec("stardist")
-    if spec is None:
-        pytest.skip("stardist is not installed")
-    try:
-        return importlib.import_module("stardist.matching")
-    except Exception:  # of all that its package wants at import
-        pass
-
-    def _raise(error):
-        raise error
-
-    stand_in = types.ModuleType("csbdeep"), types.ModuleType("csbdeep.utils")
-    stand_in[1]._raise = _raise
-    names = ("csbdeep", "csbdeep.utils")
-    before = {name: sys.modules.get(name) for name in names}
-    sys.modules.update(zip(names, stand_in, strict=True))
-    try:
-        path = f"{spec.submodule_search_locations[0]}/matching.py"
-        alone = importlib.util.spec_from_file_location("stardist_matching", path)
-        module = importlib.util.module_from_spec(alone)
-        alone.loader.exec_module(module)
-        return module
-    except ImportError as error:
-        pytest.skip(f"stardist.matching cannot be imported: {error}")
-    finally:
-        for name, module in before.items():
-            sys.modules.pop(name) if module is None else sys.modules.update({name: module})
-
-
 def peer_images(nuclei2d):
     rng = np.random.default_rng(0)
     yield nuclei2d, np.roll(nuclei2d, (2, 3), (0, 1))
@@ -516,7 +483,7 @@ def peer_images(nuclei2d):
 
 @pytest.mark.peer
 def test_stardist(nuclei2d):
-    peer = stardist_matching()
+    peer = peers.stardist_matching()
     for true, pred in [*peer_images(nuclei2d), (nuclei2d * 0, nuclei2d * 0)]:
         expected = peer.matching(true, pred, [0.1, 0.3, *metrics.AP_IOUS])
         for one, other in zip(

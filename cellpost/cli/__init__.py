@@ -13,9 +13,11 @@ import typer
 from rich.console import Console
 
 import cellpost
+from cellpost.cli.evaluate import evaluate
 from cellpost.cli.flows import flows
 from cellpost.cli.hover import hover
 from cellpost.cli.job import one_line_errors
+from cellpost.cli.merge import merge
 from cellpost.cli.options import NumbersCommand
 from cellpost.cli.paste import paste
 from cellpost.cli.segment import segment
@@ -48,8 +50,9 @@ def main(
     """Cell-segmentation network outputs to label images."""
 
 
-for command in (flows, hover, paste, segment, stitch):
+for command in (flows, hover, paste, segment, stitch, merge):
     app.command(cls=NumbersCommand)(command)
+app.command("eval", cls=NumbersCommand)(evaluate)
 
 
 @app.command()

@@ -56,7 +56,7 @@ class Run:
     """What all commands on files have: files in and out, where and how."""
 
     inputs: tuple[Path | None, ...]
-    output: Path
+    output: Path | None  #: None: what comes out is printed
     report: Path | None
     device: Device
     threads: int | None
@@ -103,6 +103,12 @@ class Run:
             with atomic_file(self.report) as file:
                 file.write(json.dumps(noted, indent=2).encode() + b"\n")
 
+    def warn(self, *messages: str) -> None:
+        """Print what may not be as it should, each in a line on stderr."""
+        if not self.quiet:
+            for message in messages:
+                typer.echo(f"cellpost: warning: {' '.join(message.split())}", err=True)
+
     def say(self, *lines: str) -> None:
         """Print what came out."""
         if not self.quiet:
@@ -129,6 +135,12 @@ class LabelJob:
     overlay: Path | None
     out_dtype: str | None
 
+    @property
+    def output(self) -> Path:
+        """The label image."""
+        assert self.files.output is not None  # each command that makes labels has one
+        return self.files.output
+
     def run(
         self,
         doing: str,
@@ -154,7 +166,7 @@ class LabelJob:
                 place, call = prepare(steps) if prepare else _runner(files.device, function)
                 steps.say("reading")
                 given = read()
-                check_form(files.output, len(given.shape), self.out_dtype)
+                check_form(self.output, len(given.shape), self.out_dtype)
                 picture = given.picture if self.image is None else read_image(self.image)
                 if self.overlay is not None:
                     check_picture(picture, given.shape)
@@ -162,7 +174,7 @@ class LabelJob:
             start = time.perf_counter()
             labels, found = call(*given.arrays, **options)
             seconds = time.perf_counter() - start
-            steps.say(f"writing {files.output.name}")
+            steps.say(f"writing {self.output.name}")
             n, dropped = count(found)
             note = {
                 "function": function.__name__,
@@ -172,7 +184,7 @@ class LabelJob:
                 "n_cells": n,
                 "report": asdict(found),
             }
-            write_labels(files.output, labels, metadata=note, dtype=self.out_dtype)
+            write_labels(self.output, labels, metadata=note, dtype=self.out_dtype)
             if self.overlay is not None:
                 steps.say(f"writing {self.overlay.name}")
                 write_overlay(self.overlay, picture, labels)
@@ -183,7 +195,7 @@ class LabelJob:
             files.write_report(note, seconds)
         size = " x ".join(map(str, labels.shape))
         files.say(
-            f"{files.output}: {n} cells in {size} pixels, {seconds:.3f} s on {place}",
+            f"{self.output}: {n} cells in {size} pixels, {seconds:.3f} s on {place}",
             "dropped: " + ", ".join(f"{k} {why}" for why, k in dropped.items()),
         )
 

@@ -45,6 +45,15 @@ class Window(str, Enum):
     core = "core"
 
 
+class Layout(str, Enum):
+    """Where tiles lie."""
+
+    sliding = "sliding"
+    fixed = "fixed"
+    nonoverlap = "nonoverlap"
+    halo = "halo"
+
+
 Overlap: TypeAlias = Annotated[
     list[float] | None,
     typer.Option(
@@ -55,6 +64,28 @@ Overlap: TypeAlias = Annotated[
 ]
 OverlapPx: TypeAlias = Annotated[
     list[int] | None, typer.Option(metavar="PIXELS", help="The same in pixels.", show_default=False)
+]
+Shape: TypeAlias = Annotated[
+    list[int] | None,
+    typer.Option(
+        metavar="H W",
+        help="Of the whole, or D H W.",
+        show_default="the file's, or up to the last tile",
+    ),
+]
+Stride: TypeAlias = Annotated[
+    list[int] | None,
+    typer.Option(metavar="PIXELS", help="From tile to tile, instead.", show_default=False),
+]
+WhereTilesLie: TypeAlias = Annotated[
+    Layout,
+    typer.Option(
+        help="Where tiles lie; the last ones end with the whole (sliding, halo) or may not."
+    ),
+]
+HaloPx: TypeAlias = Annotated[
+    list[int] | None,
+    typer.Option(metavar="PIXELS", help="Margin around each core, with --layout halo."),
 ]
 Weights: TypeAlias = Annotated[Window, typer.Option(help="What the pixels of a tile weigh.")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,28 +14,23 @@ import typer
 import cellpost
 from cellpost.cli.job import Device, Run, before_the_work, where_to_compute
 from cellpost.cli.options import (
+    HaloPx,
+    Layout,
     Overlap,
     OverlapPx,
     Overwrite,
     Quiet,
     Report,
+    Shape,
+    Stride,
     Threads,
     Weights,
     Where,
+    WhereTilesLie,
     Window,
-    per_axis,
 )
-from cellpost.io.containers import FileFormatError
+from cellpost.cli.tile_grid import as_spacing, grid_of, sides
 from cellpost.io.tiles import check_map, create_map, let_go, read_tiles
-
-
-class Layout(str, Enum):
-    """Where tiles lie."""
-
-    sliding = "sliding"
-    fixed = "fixed"
-    nonoverlap = "nonoverlap"
-    halo = "halo"
 
 
 class Float(str, Enum):
@@ -60,30 +55,12 @@ def stitch(
         Path, typer.Option("--output", "-o", help="Map to write: .npy, .tif or .tiff.")
     ],
     report: Report = None,
-    shape: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="H W",
-            help="Of the map, or D H W.",
-            show_default="the file's, or up to the last tile",
-        ),
-    ] = None,
+    shape: Shape = None,
     overlap: Overlap = None,
     overlap_px: OverlapPx = None,
-    stride: Annotated[
-        list[int] | None,
-        typer.Option(metavar="PIXELS", help="From tile to tile, instead.", show_default=False),
-    ] = None,
-    layout: Annotated[
-        Layout,
-        typer.Option(
-            help="Where tiles lie; the last ones end with the map (sliding, halo) or may not."
-        ),
-    ] = Layout.sliding,
-    halo_px: Annotated[
-        list[int] | None,
-        typer.Option(metavar="PIXELS", help="Margin around each core, with --layout halo."),
-    ] = None,
+    stride: Stride = None,
+    layout: WhereTilesLie = Layout.sliding,
+    halo_px: HaloPx = None,
     window: Weights = Window.gaussian,
     sigma: Annotated[
         float, typer.Option(help="Of the Gaussian, as a share of the tile's side.")
@@ -97,13 +74,7 @@ def stitch(
     quiet: Quiet = False,
 ) -> None:
     """Overlapping tiles to one map, of any size: neither has to fit into the memory."""
-    spacing: dict[str, Any] = {
-        "overlap": per_axis(overlap),
-        "overlap_px": per_axis(overlap_px),
-        "stride": per_axis(stride),
-        "halo_px": per_axis(halo_px),
-        "layout": layout.value,
-    }
+    spacing = as_spacing(overlap, overlap_px, stride, halo_px, layout)
     blending: dict[str, Any] = {"window": window.value, "sigma": sigma}
     run = Run((tiles,), output, report, device, threads, overwrite, quiet)
     with run.steps() as steps:
@@ -114,7 +85,7 @@ def stitch(
             steps.say("reading")
             given = read_tiles(tiles, shape=shape or None)
             array = given.array
-            grid = _grid(tiles, array.shape, given.shape, spacing)
+            grid = grid_of(tiles, array.shape, given.shape, spacing, inner=("C",))
             size = (array.shape[-grid.ndim - 1], *grid.shape)
             form = dtype.value if dtype else array.dtype.name
             check_map(output, size, form)
@@ -137,39 +108,7 @@ def stitch(
             seconds = time.perf_counter() - start
             steps.say(f"writing {output.name}")
         run.write_report(note, seconds)
-    run.say(f"{output}: {_sides(size)} {form} from {len(grid)} tiles, {seconds:.3f} s on {place}")
-
-
-def _grid(
-    path: Path, found: tuple[int, ...], shape: tuple[int, ...] | None, spacing: dict[str, Any]
-) -> cellpost.TileGrid:
-    """Say where the tiles lie; the map ends with the last one if its shape is not known."""
-    if shape is None:
-        if len(found) == 4:
-            raise FileFormatError(
-                path,
-                "tiles (ny, nx, C, h, w), or the map's shape with --shape H W",
-                f"shape {found}, and no shape of the map",
-            )
-        n = len(found) // 2
-        counts, tile = found[:n], found[-n:]
-        steps = cellpost.TileGrid(tile, tile=tile, **spacing).stride
-        axes = zip(counts, steps, tile, strict=True)
-        shape = tuple((count - 1) * step + side if count else 0 for count, step, side in axes)
-    n = len(shape)
-    grid = cellpost.TileGrid(shape, tile=found[-n:], **spacing)
-    if found[: -n - 1] not in ((len(grid),), grid.counts):
-        raise FileFormatError(
-            path,
-            f"{len(grid)} tiles ({_sides(grid.counts)}) of {_sides(grid.tile)} pixels every "
-            f"{_sides(grid.stride)} for a map of {_sides(grid.shape)}",
-            f"shape {found}",
-        )
-    return grid
-
-
-def _sides(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
+    run.say(f"{output}: {sides(size)} {form} from {len(grid)} tiles, {seconds:.3f} s on {place}")
 
 
 def _blended(

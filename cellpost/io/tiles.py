@@ -35,6 +35,10 @@ _EXPECTED = (
     "floating-point tiles (ny, nx, C, h, w) or (n, C, h, w), of volumes (nz, ny, nx, C, d, h, w) or"
     " (n, C, d, h, w), in a TIFF, .npy or .npz (name tiles and, if it is there, shape)"
 )
+_LABELS_EXPECTED = (
+    "label tiles of integers (ny, nx, h, w) or (n, h, w), of volumes (nz, ny, nx, d, h, w) or"
+    " (n, d, h, w), in a TIFF, .npy or .npz (name tiles and, if it is there, shape)"
+)
 _DTYPES = {
     ".npy": ("float16", "float32", "float64"),
     ".tif": ("float32", "float64"),  # what OME-TIFF knows
@@ -49,9 +53,9 @@ class Tiles:
     Attributes
     ----------
     array : ndarray, (ny, nx, C, h, w) or (n, C, h, w), with one axis more of each kind for volumes
-        float16, float32 or float64.
+        float16, float32 or float64. Of label tiles integers, without the axis C.
     shape : tuple of int, or None
-        H, W or D, H, W of the map, if the file or the caller says it.
+        H, W or D, H, W of the map or label image, if the file or the caller says it.
     """
 
     array: Array
@@ -87,46 +91,81 @@ def read_tiles(path: PathLike, *, shape: Sequence[int] | None = None) -> Tiles:
     ValueError
         If `shape` has not 2 or 3 sides of 0 or more, or is not what the file says.
     """
+    return _read(path, shape, _EXPECTED, labels=False)
+
+
+def read_label_tiles(path: PathLike, *, shape: Sequence[int] | None = None) -> Tiles:
+    """Read the label images of tiles.
+
+    Parameters
+    ----------
+    path : str or Path
+        As of :func:`read_tiles`: ``.npy``, ``.npz`` or TIFF.
+    shape : sequence of int, optional
+        H, W or D, H, W of the whole label image. Without it, and if the file does not say it, 4
+        axes are those of (ny, nx, h, w).
+
+    Returns
+    -------
+    Tiles
+
+    Raises
+    ------
+    FileFormatError
+        If there are no such tiles in the file; numbers that are no integers are none. Ids are not
+        looked at.
+    ValueError
+        If `shape` has not 2 or 3 sides of 0 or more, or is not what the file says.
+    """
+    return _read(path, shape, _LABELS_EXPECTED, labels=True)
+
+
+def _read(path: PathLike, shape: Sequence[int] | None, expected: str, *, labels: bool) -> Tiles:
     path = Path(path)
     told = None if shape is None else tuple(shape)
     if told is not None and (len(told) not in (2, 3) or min(told) < 0):
         raise ValueError(f"shape: expected H W or D H W in pixels; got {told}")
-    kind = file_kind(path, _EXPECTED)
+    kind = file_kind(path, expected)
     own = None
     if kind == "npz":
-        found = load_npz(path, _EXPECTED, ("tiles",), ("shape",), mapped=True)
+        found = load_npz(path, expected, ("tiles",), ("shape",), mapped=True)
         array = found["tiles"]
         if "shape" in found:
-            own = _own_shape(path, found["shape"])
+            own = _own_shape(path, found["shape"], expected)
     elif kind == "npy":
-        content = load_npy(path, _EXPECTED)
+        content = load_npy(path, expected)
         if isinstance(content, dict):
-            raise FileFormatError(path, _EXPECTED, "a pickled dict")
+            raise FileFormatError(path, expected, "a pickled dict")
         array = content
     elif kind == "tiff":
-        array, axes = load_tiff_stack(path, _EXPECTED)
+        array, axes = load_tiff_stack(path, expected)
         if not axes.endswith("YX"):
-            raise FileFormatError(path, _EXPECTED, describe(array, axes))
+            raise FileFormatError(path, expected, describe(array, axes))
     else:
-        raise FileFormatError(path, _EXPECTED, "a file of another kind")
-    if array.dtype.name not in _DTYPES[".npy"]:
+        raise FileFormatError(path, expected, "a file of another kind")
+    if labels and array.dtype.kind not in "iu":
+        raise FileFormatError(path, expected, f"{describe(array)}: not integers")
+    if not labels and array.dtype.name not in _DTYPES[".npy"]:
         got = f"{describe(array)}: not floating point (is it an image?)"
-        raise FileFormatError(path, _EXPECTED, got)
+        raise FileFormatError(path, expected, got)
     if own is not None and told is not None and own != told:
         raise ValueError(f"shape: expected {own}, as {path} says; got {told}")
     known = own if told is None else told
-    n_axes = array.ndim // 2 if known is None else len(known)
-    fits = array.ndim in ((4, 5, 7) if known is None else (n_axes + 2, 2 * n_axes + 1))
-    if not fits or 0 in array.shape[-n_axes - 1 :]:
-        of_map = "" if known is None else f" for a map of shape {known}"
-        raise FileFormatError(path, _EXPECTED, describe(array) + of_map)
+    inner = 0 if labels else 1  # axes between the tiles' places and their sides
+    n_axes = (2 if array.ndim < 6 else 3) if known is None else len(known)
+    n_kinds = (3, 4, 6) if known is None else (n_axes + 1, 2 * n_axes)
+    fits = array.ndim in [n + inner for n in n_kinds]
+    if not fits or 0 in array.shape[-n_axes - inner :]:
+        whole = "a label image" if labels else "a map"
+        of_map = "" if known is None else f" for {whole} of shape {known}"
+        raise FileFormatError(path, expected, describe(array) + of_map)
     return Tiles(array, known)
 
 
-def _own_shape(path: Path, sides: Array) -> tuple[int, ...]:
+def _own_shape(path: Path, sides: Array, expected: str) -> tuple[int, ...]:
     if sides.shape not in ((2,), (3,)) or sides.dtype.kind not in "iu" or sides.min() < 0:
         got = f"shape {describe(sides)}, not (H, W) or (D, H, W) in pixels"
-        raise FileFormatError(path, _EXPECTED, got)
+        raise FileFormatError(path, expected, got)
     return tuple(sides.tolist())
 
 
