@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -215,16 +216,22 @@ class Arrays:
         """Labels in the dtype that was asked for, which must be able to hold n_labels."""
         if out_dtype is None:
             return self.result(labels)
-        name = getattr(out_dtype, "__name__", str(out_dtype)).removeprefix("torch.")
-        if name not in _INTEGER_DTYPES:
-            try:
-                name = np.dtype(out_dtype).name
-            except TypeError:
-                pass
-        if name not in _INTEGER_DTYPES:
-            raise TypeError(f"out_dtype: expected an integer dtype; got {out_dtype!r}")
+        name = named_dtype("out_dtype", out_dtype, _INTEGER_DTYPES, "an integer dtype")
         check_fits(n_labels, name)
         return self.result(self.xp.astype(labels, getattr(self.xp, name)))
+
+
+def named_dtype(argument: str, dtype: Any, among: Sequence[str], expected: str) -> str:
+    """Name of a dtype of whatever library, or an error that names the argument."""
+    name = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
+    if name not in among:
+        try:
+            name = np.dtype(dtype).name
+        except TypeError:
+            pass
+    if name not in among:
+        raise TypeError(f"{argument}: expected {expected}; got {dtype!r}")
+    return name
 
 
 def check_fits(n_labels: int, dtype: str, name: str = "out_dtype") -> None:

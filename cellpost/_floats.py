@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cellpost._arrays import Array, Arrays, dtype_name
+from cellpost._arrays import Array, Arrays, dtype_name, named_dtype
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -30,15 +30,7 @@ def map_dtypes(
 
 def float_name(argument: str, dtype: Any) -> str:
     """Name of a floating dtype, of whatever library, or an error that names the argument."""
-    name = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
-    if name not in _FLOATS:
-        try:
-            name = np.dtype(dtype).name
-        except TypeError:
-            pass
-    if name not in _FLOATS:
-        raise TypeError(f"{argument}: expected one of {', '.join(_FLOATS)}; got {dtype!r}")
-    return name
+    return named_dtype(argument, dtype, _FLOATS, f"one of {', '.join(_FLOATS)}")
 
 
 def as_dtype(xp: Any, array: Array, dtype: str) -> Array:

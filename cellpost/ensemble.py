@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost.labels import integer, number
-from cellpost.labels_planes import ObjectPairs, object_pairs
-from cellpost.overlaps import overlap_counts
+from cellpost.overlaps import ObjectPairs, object_pairs, overlap_counts
 
 __all__ = ["FuseReport", "fuse", "mean_maps"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellpost import _core
 from cellpost._arrays import Array, Arrays
 from cellpost.labels import integer, number
-from cellpost.overlaps import OverlapCounts, overlap_counts
+from cellpost.overlaps import ObjectPairs, object_pairs, overlap_counts
 
 __all__ = ["PlanesReport", "stitch_planes"]
 
@@ -174,54 +174,6 @@ def _replace(image: Array, numbers: NDArray[np.int32], out: Array, stream: int) 
         axes=[(zero, zero, zero + n) for n in out.shape],
         map=numbers,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class ObjectPairs:
-    """The objects of two label images, and those that overlap.
-
-    Attributes
-    ----------
-    ids_a, ids_b : ndarray, int64
-        Ids of all objects of each image, ascending.
-    area_a, area_b : ndarray, int64
-        Their pixels.
-    a, b : ndarray, (n,), int64
-        Of each pair that shares a pixel, the objects' places in `ids_a` and `ids_b`.
-    count : ndarray, (n,), int64
-        Pixels that it shares.
-    """
-
-    ids_a: NDArray[np.int64]
-    ids_b: NDArray[np.int64]
-    area_a: NDArray[np.int64]
-    area_b: NDArray[np.int64]
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    count: NDArray[np.int64]
-
-    def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each pair."""
-        union = self.area_a[self.a] + self.area_b[self.b] - self.count
-        return np.asarray(self.count / union, np.float64)
-
-
-def object_pairs(found: OverlapCounts) -> ObjectPairs:
-    """The objects, without the background, that were counted."""
-    ids_a, area_a, a = _objects(found.a, found.count)
-    ids_b, area_b, b = _objects(found.b, found.count)
-    both = (a >= 0) & (b >= 0)
-    return ObjectPairs(ids_a, ids_b, area_a, area_b, a[both], b[both], found.count[both])
-
-
-def _objects(
-    ids: NDArray[np.int64], counts: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Ids but 0, their pixels, and the place of each entry among them, -1 for 0."""
-    present, at = np.unique(ids, return_inverse=True)
-    area = _sums(at, counts, len(present))
-    n_background = int(len(present) > 0 and present[0] == 0)
-    return present[n_background:], area[n_background:], at - n_background
 
 
 def _sums(at: NDArray[np.int64], counts: NDArray[np.int64], n: int) -> NDArray[np.int64]:

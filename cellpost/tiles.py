@@ -8,7 +8,8 @@ from typing import Any
 from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name, is_c_contiguous
 from cellpost._floats import as_dtype, float_name, map_dtypes
-from cellpost.tiles_grid import TileGrid, image_shape
+from cellpost.tiles_grid import TileGrid
+from cellpost.tiles_layout import image_shape
 from cellpost.tiles_weights import Weights, Window
 
 __all__ = ["blend", "contiguous", "stitch"]

@@ -18,6 +18,7 @@ from array_api_compat import (
 from numpy.typing import NDArray
 
 from cellpost._arrays import Array
+from cellpost.tiles_layout import LARGEST, fixed, image_shape, integers, sliding, stride_of
 
 __all__ = ["Layout", "Padding", "TileGrid"]
 
@@ -25,9 +26,6 @@ Layout = Literal["sliding", "fixed", "nonoverlap", "halo"]
 Padding = Literal["constant", "edge", "reflect", "wrap"]
 
 _LAYOUTS = ("sliding", "fixed", "nonoverlap", "halo")
-_OVERLAP = 0.6
-_LARGEST = 2**31 - 1  # pixels a side
-_MOST_TILES = 2**24  # along an axis: their starts are held
 
 
 class TileGrid(Sequence[tuple[slice, ...]]):
@@ -119,14 +117,14 @@ class TileGrid(Sequence[tuple[slice, ...]]):
             )
         sizes = image_shape(shape)
         n = len(sizes)
-        tiles = _integers("tile", tile, n, 1, [_LARGEST] * n)
+        tiles = integers("tile", tile, n, 1, [LARGEST] * n)
         self.shape, self.tile, self.layout = sizes, tiles, layout
-        self.stride = _stride(tiles, layout, overlap, overlap_px, stride, halo_px)
+        self.stride = stride_of(tiles, layout, overlap, overlap_px, stride, halo_px)
         axes = zip(sizes, tiles, self.stride, strict=True)
         if layout in ("sliding", "halo"):
-            self.starts = tuple(_sliding(*axis) for axis in axes)
+            self.starts = tuple(sliding(*axis) for axis in axes)
         else:
-            self.starts = tuple(_fixed(*axis) for axis in axes)
+            self.starts = tuple(fixed(*axis) for axis in axes)
         self._close()
 
     @classmethod
@@ -162,7 +160,7 @@ class TileGrid(Sequence[tuple[slice, ...]]):
         grid = cls.__new__(cls)
         grid.shape = image_shape(shape)
         n = len(grid.shape)
-        grid.tile = _integers("tile", tile, n, 1, [_LARGEST] * n)
+        grid.tile = integers("tile", tile, n, 1, [LARGEST] * n)
         grid.layout = "fixed"
         try:
             firsts = [np.array([index(v) for v in axis], np.int64) for axis in starts]
@@ -477,7 +475,7 @@ class TileGrid(Sequence[tuple[slice, ...]]):
         >>> [indices.tolist() for indices, _ in grid.batches(np.zeros((5, 7)), 4)]
         [[0, 1, 2, 3], [4, 5]]
         """
-        (size,) = _integers("n", n, 1, 1, [_LARGEST])
+        (size,) = integers("n", n, 1, 1, [LARGEST])
         for first in range(0, len(self), size):
             indices = np.arange(first, min(first + size, len(self)))
             yield indices, self.extract(image, indices, padding=padding, value=value)
@@ -515,100 +513,3 @@ def _slices(
     return tuple(
         slice(int(begin[k]), int(end[k])) for begin, end, k in zip(begins, ends, place, strict=True)
     )
-
-
-def image_shape(shape: Any) -> tuple[int, ...]:
-    try:
-        sizes = tuple(index(size) for size in shape)
-    except TypeError:
-        sizes = ()
-    if len(sizes) not in (2, 3) or not all(0 <= size <= _LARGEST for size in sizes):
-        raise ValueError(f"shape: expected (H, W) or (D, H, W) in pixels; got {shape!r}")
-    return sizes
-
-
-def _per_axis(name: str, value: Any, n: int) -> list[Any]:
-    is_many = isinstance(value, (Sequence, np.ndarray)) and np.ndim(value) > 0
-    values = list(value) if is_many else [value] * n
-    if len(values) != n or isinstance(value, str):
-        raise ValueError(f"{name}: expected one number, or one for each of {n} axes; got {value!r}")
-    return values
-
-
-def _integers(
-    name: str, value: Any, n: int, lowest: int, highest: Sequence[int]
-) -> tuple[int, ...]:
-    values = _per_axis(name, value, n)
-    numbers = []
-    for one, most in zip(values, highest, strict=True):
-        try:
-            number = index(one)
-        except TypeError:
-            raise TypeError(f"{name}: expected integers; got {one!r}") from None
-        if isinstance(one, (bool, np.bool_)):
-            raise TypeError(f"{name}: expected integers; got {one!r}")
-        if not lowest <= number <= most:
-            raise ValueError(f"{name}: expected {lowest} to {most} pixels; got {one!r}")
-        numbers.append(number)
-    return tuple(numbers)
-
-
-def _stride(
-    tile: tuple[int, ...], layout: str, overlap: Any, overlap_px: Any, stride: Any, halo_px: Any
-) -> tuple[int, ...]:
-    n = len(tile)
-    said = {"overlap": overlap, "overlap_px": overlap_px, "stride": stride, "halo_px": halo_px}
-    given = [name for name, value in said.items() if value is not None]
-    wanted = {"halo": ["halo_px"], "nonoverlap": []}.get(layout)
-    if wanted is not None and given != wanted:
-        needs = f"{wanted[0]} alone" if wanted else "no overlap, overlap_px, stride or halo_px"
-        raise ValueError(
-            f"layout: expected {needs} with {layout!r}; got {', '.join(given) or 'nothing'}"
-        )
-    if wanted is None and (len(given) > 1 or given == ["halo_px"]):
-        raise ValueError(
-            f"overlap: expected one of overlap, overlap_px and stride with layout={layout!r}; "
-            f"got {', '.join(given)}"
-        )
-    if layout == "nonoverlap":
-        return tile
-    if halo_px is not None:
-        halo = _integers("halo_px", halo_px, n, 0, [(side - 1) // 2 for side in tile])
-        return tuple(side - 2 * margin for side, margin in zip(tile, halo, strict=True))
-    if stride is not None:
-        return _integers("stride", stride, n, 1, tile)
-    if overlap_px is not None:
-        shared = _integers("overlap_px", overlap_px, n, 0, [side - 1 for side in tile])
-        return tuple(side - both for side, both in zip(tile, shared, strict=True))
-    shares = _per_axis("overlap", _OVERLAP if overlap is None else overlap, n)
-    steps = []
-    for share, side in zip(shares, tile, strict=True):
-        try:
-            number = float(share)
-        except (TypeError, ValueError):
-            raise TypeError(f"overlap: expected a number; got {share!r}") from None
-        if isinstance(share, (bool, np.bool_)) or not 0 <= number < 1:
-            raise ValueError(
-                "overlap: expected a share of the tile, 0 <= overlap < 1 (pixels are "
-                f"overlap_px); got {share!r}"
-            )
-        steps.append(max(int(side * (1 - number)), 1))
-    return tuple(steps)
-
-
-def _sliding(size: int, tile: int, stride: int) -> NDArray[np.int64]:
-    if 0 < size <= tile:
-        return np.array([-((tile - size) // 2)], np.int64)
-    return np.minimum(_fixed(size, tile, stride), max(size - tile, 0))
-
-
-def _fixed(size: int, tile: int, stride: int) -> NDArray[np.int64]:
-    if size == 0:
-        return np.empty(0, np.int64)
-    n = -(-max(size - tile, 0) // stride) + 1
-    if n > _MOST_TILES:
-        raise ValueError(
-            f"shape: expected at most {_MOST_TILES} tiles along an axis; got {n}, tiles of {tile} "
-            f"every {stride} of {size} pixels"
-        )
-    return np.arange(n, dtype=np.int64) * stride

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cellpost.labels import number
-from cellpost.tiles_grid import image_shape
+from cellpost.tiles_layout import image_shape
 
 __all__ = ["time_tolerance", "within_budget"]
 
