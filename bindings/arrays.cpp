@@ -54,13 +54,32 @@ std::string dtype_name(DLDataType t) {
   }
 }
 
+/// Read from NumPy's C structures: its attribute costs more than a small array's kernel.
+std::string dtype_name(const py::dtype& t) {
+  constexpr char kSwapped = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
+  if (t.byteorder() == kSwapped) return "other byte order";
+  const std::string bits = std::to_string(8 * t.itemsize());
+  switch (t.kind()) {
+    case 'b':
+      return "bool";
+    case 'i':
+      return "int" + bits;
+    case 'u':
+      return "uint" + bits;
+    case 'f':
+      return "float" + bits;
+    case 'c':
+      return "complex" + bits;
+    default:
+      return py::str(t.attr("name")).cast<std::string>();
+  }
+}
+
 api::Array from_numpy(const py::array& a, const char* name) {
   api::Array out;
   out.name = name;
   out.data = const_cast<void*>(a.data());
-  out.dtype = a.dtype().attr("isnative").cast<bool>()
-                  ? py::str(a.dtype().attr("name")).cast<std::string>()
-                  : "other byte order";
+  out.dtype = dtype_name(a.dtype());
   if (a.itemsize() == 0) {
     throw py::type_error(std::string(name) + ": expected numbers; got dtype " + out.dtype);
   }

@@ -232,6 +232,16 @@ def overlap_counts(
 def tile_overlaps(
     tiles: Sequence[object], stream: int, *, first: NDArray[np.int64], pairs: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def bits_of_ids(tiles: Sequence[object], stream: int) -> NDArray[np.int32]: ...
+def survey_tiles(
+    tiles: Sequence[object],
+    stream: int,
+    *,
+    first: NDArray[np.int64],
+    axes: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]],
+    size: Sequence[int],
+    regions: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]: ...
 def compose_tiles(
     tiles: Sequence[object],
     out: object,

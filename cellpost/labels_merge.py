@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ from cellpost.tiles_grid import TileGrid
 
 __all__ = ["StitchReport", "stitch_labels"]
 
+_Places = NDArray[np.int64]
 _POLICIES = ("mutual", "iou", "ios", "center")
 _BAND = 64  # pixels around where cores meet, in which objects are compared
+_NOWHERE = np.iinfo(np.int64).max  # first pixel of an id that the image does not show
+_AXES = {2: (0, 2), 3: (0, 1, 2)}  # as the kernels count them: images have a middle one of a pixel
 
 
 @dataclass(frozen=True)
@@ -147,82 +150,162 @@ def stitch_labels(
     every = _Tiles(tiles, grid)
     arrays = every.arrays
     labels = arrays.empty(grid.shape, "int32")
-    n_links = n_refused = n_spanning = 0
+    n_links = n_refused = n_spanning = n_labels = 0
     if policy == "center":
         labels[...] = arrays.xp.asarray(every.painted(), device=arrays.device)
+        labels, _ = Arrays(labels=labels).int32_labels("labels", to_write=False)  # not too sparse
+        n_labels = _core.relabel(labels, arrays.stream)
     elif len(grid):
-        links = [_linked(every, axis, policy, least) for axis in range(grid.ndim)]
+        seen = every.survey()
+        links = [_linked(seen, pairs, policy, least) for pairs in seen.pairs]
         a, b, score = (np.concatenate(parts) for parts in zip(*links, strict=True))
-        numbers, n_refused = _numbered(every, a, b, score)
-        every.compose(numbers, labels)
-        n_links, n_spanning = len(a), every.n_spanning(numbers)
+        group, n_refused = _grouped(seen.first, a, b, score)
+        n_links, n_spanning = len(a), len(np.unique(group[seen.is_spanning]))
+        numbers, n_labels = _in_raster_order(group, seen.first_pixel)
+        every.compose(seen.first, numbers, labels)
     if n_spanning:
         warnings.warn(
             f"stitch_labels: {n_spanning} objects are larger than the overlap of the tiles: they "
             "may be cut or joined wrongly; use a larger overlap",
             stacklevel=2,
         )
-    labels, _ = Arrays(labels=labels).int32_labels("labels", to_write=False)  # not too sparse
-    n_labels = _core.relabel(labels, arrays.stream)
     result = arrays.labels_result(labels, n_labels, out_dtype)
     report = StitchReport(n_links, n_refused, n_spanning, n_labels)
     return (result, report) if return_report else result
 
 
+class _Pairs(NamedTuple):
+    """Ids of neighbours, numbered through, and the pixels they share; with backgrounds."""
+
+    a: _Places
+    b: _Places
+    n_pixels: _Places
+
+    def shifted(self, by: int) -> _Pairs:
+        return _Pairs(self.a + by, self.b + by, self.n_pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What the tiles hold; their ids are numbered through."""
+
+    first: _Places  #: number of each tile's background, which its ids follow; then of all
+    first_pixel: _Places  #: of each id in the image
+    is_spanning: NDArray[np.bool_]  #: whether an id reaches through an overlap
+    pairs: list[_Pairs]  #: of neighbours along each axis
+
+
 class _Tiles:
-    """Label tiles as the kernels take them; ids of all of them are numbered through."""
+    """Label tiles as the kernels take them."""
 
     def __init__(self, tiles: Any, grid: TileGrid) -> None:
         self.grid = grid
-        listed = isinstance(tiles, (list, tuple))
-        if not listed:
-            arrays = Arrays(tiles=tiles)
-            found, n = tuple(arrays["tiles"].shape), grid.ndim
+        if isinstance(tiles, (list, tuple)):
+            if len(tiles) != len(grid):
+                raise ValueError(
+                    f"tiles: expected {len(grid)}, one for each place; got {len(tiles)}"
+                )
+            empty = np.empty(grid.tile, np.int32)
+            self.arrays = Arrays(**{"tiles[0]": tiles[0] if len(tiles) else empty})
+            self.tiles = [self._read(i, tiles) for i in range(len(tiles))]
+        else:
+            self.arrays = Arrays(tiles=tiles)
+            found, n = tuple(self.arrays["tiles"].shape), grid.ndim
             if found[-n:] != grid.tile or found[:-n] not in ((len(grid),), grid.counts):
                 raise ValueError(
                     f"tiles: expected shape ({len(grid)}, *{grid.tile}) or "
                     f"(*{grid.counts}, *{grid.tile}), as the grid's; got {found}"
                 )
-            stack = arrays.xp.reshape(arrays["tiles"], (len(grid), *grid.tile))
-            tiles = [stack[i, ...] for i in range(len(grid))]
-        if len(tiles) != len(grid):
-            raise ValueError(f"tiles: expected {len(grid)}, one for each place; got {len(tiles)}")
-        self.tiles: list[Array] = []
-        if not tiles:
-            self.arrays = Arrays(tiles=np.empty(0, np.int32)) if listed else arrays
-        else:
-            self.arrays = Arrays(**{"tiles[0]": tiles[0]})
-        for i, tile in enumerate(tiles):
-            name = f"tiles[{i}]"
-            given = Arrays(**{"tiles[0]": tiles[0], name: tile})
-            if tuple(given[name].shape) != grid.tile:
-                raise ValueError(
-                    f"{name}: expected shape {grid.tile}; got {tuple(given[name].shape)}"
-                )
-            plain = dtype_name(given[name]) == "int32" and is_c_contiguous(given[name])
-            one = given[name] if plain else given.int32_labels(name, to_write=False)[0]
-            self.tiles.append(one)
-        most = []
-        xp = self.arrays.xp
-        for i, one in enumerate(self.tiles):
-            # One pass where NumPy can: negative ids are large ones without a sign.
-            is_host = isinstance(one, np.ndarray)
-            high = int(one.view(np.uint32).max() if is_host else xp.max(one))
-            if high > 2**31 - 1 or (not is_host and int(xp.min(one)) < 0):
-                raise ValueError(f"tiles[{i}]: expected ids >= 0; got {int(xp.min(one))}")
-            if high > 4 * math.prod(grid.tile) + 2**20:  # a table of all ids would dwarf the tile
-                name = f"tiles[{i}]"
-                self.tiles[i], _ = Arrays(**{name: one}).int32_labels(name, to_write=False)
-                high = int(xp.max(self.tiles[i]))
-            most.append(high)
-        #: number of each tile's background; the ids follow
-        self.first = np.cumsum([0, *(high + 1 for high in most)])
-        if self.first[-1] > 2**31 - 1:
-            raise ValueError(
-                f"tiles: expected ids of fewer than 2**31 in all; got {self.first[-1]}"
-            )
+            stack = self.arrays.xp.reshape(self.arrays["tiles"], (len(grid), *grid.tile))
+            self.tiles = [stack[i, ...] for i in range(len(grid))]
+            if dtype_name(stack) != "int32" or not is_c_contiguous(stack):
+                self.tiles = [self._read(i, self.tiles) for i in range(len(grid))]
 
-    def pairs(self, axis: int) -> NDArray[np.int64]:
+    def _read(self, i: int, tiles: Sequence[Array]) -> Array:
+        """A tile of the grid's shape, of the first one's library, as the kernels take it."""
+        name = f"tiles[{i}]"
+        given = Arrays(**{"tiles[0]": tiles[0], name: tiles[i]})
+        if tuple(given[name].shape) != self.grid.tile:
+            raise ValueError(
+                f"{name}: expected shape {self.grid.tile}; got {tuple(given[name].shape)}"
+            )
+        if dtype_name(given[name]) == "int32" and is_c_contiguous(given[name]):
+            return given[name]
+        return given.int32_labels(name, to_write=False)[0]
+
+    def survey(self) -> _Survey:
+        """Look at all tiles, a row of the grid at a time: it is read once and looked at often."""
+        grid, stream = self.grid, self.arrays.stream
+        n_rows, cores = grid.counts[0], self._cores()
+        ends = self._by_row(self._ends_of_overlaps(), 1)
+        shared = [self._by_row(self._shared(axis), 2) for axis in range(1, grid.ndim)]
+        found: list[list[_Pairs]] = [[] for _ in range(grid.ndim)]
+        firsts, pixels, marks = [], [], []
+        n_ids = 0
+        for row in range(n_rows):
+            part = slice(row * len(grid) // n_rows, (row + 1) * len(grid) // n_rows)
+            first = self.number(part)
+            start, begin, end = (places[row : row + 1] for places in cores[0])
+            pixel, mark = _core.survey_tiles(
+                self.tiles[part],
+                stream,
+                first=first,
+                axes=[(start - begin, begin - begin, end - begin), *cores[1:]],
+                size=(int(end[0] - begin[0]), *grid.shape[1:]),
+                regions=ends[row],
+            )
+            mark[first[:-1]] = 0
+            pixel[first[:-1]] = _NOWHERE
+            pixel[pixel < _NOWHERE] += int(begin[0]) * math.prod(grid.shape[1:])
+            for axis, pairs in enumerate(shared, 1):
+                found[axis].append(self._counted(part, first, pairs[row]).shifted(n_ids))
+            firsts.append(first[:-1] + n_ids)
+            pixels.append(pixel)
+            marks.append(mark)
+            n_ids += int(first[-1])
+            _check_number_of_ids(n_ids)
+        first = np.append(np.concatenate(firsts), n_ids)
+        found[0] = [self._counted(slice(None), first, self._shared(0))]
+        every_mark = np.concatenate(marks)
+        return _Survey(
+            first,
+            np.concatenate(pixels),
+            (every_mark & every_mark >> 1 & 0b010101010101) != 0,
+            [_Pairs(*map(np.concatenate, zip(*pairs, strict=True))) for pairs in found],
+        )
+
+    def number(self, part: slice = slice(None)) -> _Places:
+        """Numbers of some tiles' backgrounds, which their ids follow, and of all of these."""
+        tiles, names = self.tiles[part], range(len(self.tiles))[part]
+        xp = self.arrays.xp
+        most = _core.bits_of_ids(tiles, self.arrays.stream).astype(np.int64)  # and not less
+        for i in np.flatnonzero(most < 0).tolist():
+            raise ValueError(f"tiles[{names[i]}]: expected ids >= 0; got {int(xp.min(tiles[i]))}")
+        # A table of all ids would dwarf the tile.
+        for i in np.flatnonzero(most > 4 * math.prod(self.grid.tile) + 2**20).tolist():
+            dense, _ = Arrays(tile=tiles[i]).int32_labels("tile", to_write=False)
+            self.tiles[names[i]], most[i] = dense, int(xp.max(dense))
+        first = np.cumsum([0, *(most + 1)])
+        _check_number_of_ids(int(first[-1]))
+        return first
+
+    def _counted(self, part: slice, first: _Places, shared: _Places) -> _Pairs:
+        """Pixels of pairs of ids of some tiles, in what these share."""
+        keys, counts = _core.tile_overlaps(
+            self.tiles[part], self.arrays.stream, first=first, pairs=shared
+        )
+        return _Pairs(keys >> 32, keys & 0xFFFFFFFF, counts)
+
+    def _by_row(self, table: _Places, n_tiles: int) -> list[_Places]:
+        """A table for each row of the grid; the first columns number tiles, there the row's."""
+        n_rows = self.grid.counts[0]
+        of_row = len(self.grid) // n_rows
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        row = table[:, 0] // of_row
+        table[:, :n_tiles] -= row[:, None] * of_row
+        return np.split(table, np.searchsorted(row, np.arange(1, n_rows)))
+
+    def _shared(self, axis: int) -> _Places:
         """Neighbours along an axis and what they share: rows of tile_overlaps.
 
         Of what they share no more than _BAND pixels around where their cores meet: only objects
@@ -254,46 +337,53 @@ class _Tiles:
             rows.append(np.stack([np.broadcast_to(v, a.shape) for v in (a, b, *spans)], axis=1))
         return np.concatenate(rows).astype(np.int64) if rows else np.empty((0, 11), np.int64)
 
-    def compose(self, numbers: NDArray[np.int32], out: Array) -> None:
-        """Write the numbers of the ids, each pixel its core's tile's."""
+    def _ends_of_overlaps(self) -> NDArray[np.int64]:
+        """Lines where overlaps begin and end, in each of the two tiles, as survey_tiles has them.
+
+        The two marks of an overlap follow each other: 2 for each of its tiles, 4 for each axis.
+        """
+        grid, rows = self.grid, []
+        number = np.arange(len(grid)).reshape(grid.counts)
+        for axis in range(grid.ndim):
+            begins, ends = grid._begins[axis][1:], grid._ends[axis][:-1] - 1
+            overlaps = np.flatnonzero(ends > begins)
+            for ahead in (0, 1):
+                tiles = np.take(number, overlaps + ahead, axis)
+                shape = [1] * grid.ndim
+                shape[axis] = -1
+                for which, line in enumerate((begins, ends)):
+                    at = line[overlaps] - grid.starts[axis][overlaps + ahead]
+                    begin = np.zeros((3, tiles.size), np.int64)
+                    begin[_AXES[grid.ndim][axis]] = np.broadcast_to(
+                        at.reshape(shape), tiles.shape
+                    ).ravel()
+                    size = np.ones((3, tiles.size), np.int64)
+                    for other in range(grid.ndim):
+                        if other != axis:
+                            size[_AXES[grid.ndim][other]] = grid.tile[other]
+                    mark = np.full(tiles.size, 1 << (4 * axis + 2 * ahead + which))
+                    rows.append(np.vstack([tiles.ravel(), begin, size, mark]).T)
+        return np.concatenate(rows)
+
+    def _cores(self) -> list[tuple[_Places, _Places, _Places]]:
         grid = self.grid
+        return list(zip(grid.starts, grid._core_begins, grid._core_ends, strict=True))
+
+    def compose(self, first: _Places, numbers: NDArray[np.int32], out: Array) -> None:
+        """Write the numbers of the ids, each pixel its core's tile's."""
         _core.compose_tiles(
             self.tiles,
             out,
             self.arrays.stream,
-            first=self.first,
-            axes=list(zip(grid.starts, grid._core_begins, grid._core_ends, strict=True)),
+            first=first,
+            axes=self._cores(),
             map=numbers,
         )
-
-    def n_spanning(self, numbers: NDArray[np.int32]) -> int:
-        """Objects that reach through all of what two tiles share."""
-        grid, spanning = self.grid, []
-        for axis in range(grid.ndim):
-            begins, ends = grid._begins[axis], grid._ends[axis]
-            number = np.moveaxis(np.arange(len(grid)).reshape(grid.counts), axis, 0)
-            for ahead in (0, 1):  # seen by the first of two tiles, and by the second
-                meets = np.zeros((2, len(numbers)), np.bool_)
-                for k in range(grid.counts[axis] - 1):
-                    lines = (begins[k + 1], ends[k] - 1)
-                    if lines[1] <= lines[0]:
-                        continue
-                    start = int(grid.starts[axis][k + ahead])
-                    keys = []
-                    for line in lines:
-                        key: list[int | slice] = [slice(None)] * grid.ndim
-                        key[axis] = int(line) - start
-                        keys.append(tuple(key))
-                    for i in number[k + ahead].ravel().tolist():
-                        for seen, key_of_line in zip(meets, keys, strict=True):
-                            seen[int(self.first[i]) + to_host(self.tiles[i][key_of_line])] = True
-                meets[:, self.first[:-1]] = False
-                spanning.append(numbers[meets.all(0)])
-        return len(np.unique(np.concatenate(spanning)))
 
     def painted(self) -> NDArray[np.int32]:
         """Objects whose centroid lies in their tile's core, whole."""
         grid = self.grid
+        first = self.number()
         out = np.zeros(grid.shape, np.int32)
         kept = []
         for i in range(len(grid)):
@@ -305,9 +395,9 @@ class _Tiles:
             low, high = (np.array([getattr(p, end) for p in core]) for end in ("start", "stop"))
             # Pixels are at whole numbers: those of a core reach half a pixel beyond its first.
             is_own = ((at >= low - 0.5) & (at < high - 0.5)).all(1)
-            numbers = np.zeros(int(self.first[i + 1] - self.first[i]), np.int32)
+            numbers = np.zeros(int(first[i + 1] - first[i]), np.int32)
             own = cells["label"][is_own]
-            numbers[own] = own + self.first[i]
+            numbers[own] = own + first[i]
             of_tile = numbers[seen]
             kept.append(of_tile)
             there = out[inside]
@@ -325,23 +415,21 @@ def _within(part: Sequence[slice], start: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(p.start - s, p.stop - s) for p, s in zip(part, start, strict=True))
 
 
+def _check_number_of_ids(n: int) -> None:
+    if n > 2**31 - 1:
+        raise ValueError(f"tiles: expected ids of fewer than 2**31 in all; got {n}")
+
+
 def _linked(
-    every: _Tiles, axis: int, policy: str, least: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    seen: _Survey, pairs: _Pairs, policy: str, least: float
+) -> tuple[_Places, _Places, NDArray[np.float64]]:
     """Numbers of objects of neighbouring tiles that are one object, and how much they overlap."""
-    none = np.empty(0, np.int64)
-    pairs = every.pairs(axis)
-    if len(pairs) == 0:
-        return none, none, np.empty(0)
-    keys, counts = _core.tile_overlaps(
-        every.tiles, every.arrays.stream, first=every.first, pairs=pairs
-    )
-    a, b = keys >> 32, keys & 0xFFFFFFFF
-    n = int(every.first[-1])
+    a, b, counts = pairs
+    n = int(seen.first[-1])
     # Each tile is the first one of at most one pair along an axis, and the second of one.
     area_a, area_b = (np.bincount(ids, counts, n) for ids in (a, b))
     is_background = np.zeros(n, np.bool_)
-    is_background[every.first[:-1]] = True
+    is_background[seen.first[:-1]] = True
     cells = ~is_background[a] & ~is_background[b]
     a, b, shared = a[cells], b[cells], counts[cells].astype(np.float64)
     smaller = np.minimum(area_a[a], area_b[b])
@@ -362,11 +450,11 @@ def _is_best(
     return best
 
 
-def _numbered(
-    every: _Tiles, a: NDArray[np.int64], b: NDArray[np.int64], score: NDArray[np.float64]
+def _grouped(
+    first: _Places, a: _Places, b: _Places, score: NDArray[np.float64]
 ) -> tuple[NDArray[np.int32], int]:
-    """A number for each id, the same for ids that links join, 0 for background; links refused."""
-    n = int(every.first[-1])
+    """Of each id its group, one for ids that links join; how many links were refused."""
+    n, n_tiles = int(first[-1]), len(first) - 1
 
     def groups_of(links: NDArray[np.bool_]) -> NDArray[np.int32]:
         graph = coo_array((np.ones(links.sum(), np.int8), (a[links], b[links])), (n, n))
@@ -376,11 +464,11 @@ def _numbered(
     links = np.ones(len(a), np.bool_)
     group = groups_of(links)
     ids = np.unique(np.concatenate([a, b]))
-    tile = np.searchsorted(every.first, ids, side="right") - 1
-    key = group[ids].astype(np.int64) * len(every.tiles) + tile
+    tile = np.searchsorted(first, ids, side="right") - 1
+    key = group[ids].astype(np.int64) * n_tiles + tile
     found, count = np.unique(key, return_counts=True)
     clashing = np.zeros(n, np.bool_)
-    clashing[found[count > 1] // len(every.tiles)] = True
+    clashing[found[count > 1] // n_tiles] = True
     suspect = np.flatnonzero(clashing[group[a]])
     if len(suspect):
         tiles_of = {i: {int(t)} for i, t in zip(ids.tolist(), tile.tolist(), strict=True)}
@@ -400,6 +488,19 @@ def _numbered(
                 root[j] = i
                 tiles_of[i] |= tiles_of.pop(j)
         group = groups_of(links)
-    numbers = (group + 1).astype(np.int32)
-    numbers[every.first[:-1]] = 0
-    return numbers, int((~links).sum())
+    return group, int((~links).sum())
+
+
+def _in_raster_order(
+    group: NDArray[np.int32], first_pixel: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], int]:
+    """Of each id the number of its group, 1..N as they appear; 0 of those that do not. N."""
+    ids = np.flatnonzero(first_pixel < _NOWHERE)
+    first_of = np.full(group.max() + 1, _NOWHERE)
+    np.minimum.at(first_of, group[ids], first_pixel[ids])
+    n = int((first_of < _NOWHERE).sum())
+    number_of = np.zeros(len(first_of), np.int32)
+    number_of[np.argsort(first_of)[:n]] = np.arange(1, n + 1)
+    numbers = np.zeros(len(group), np.int32)
+    numbers[ids] = number_of[group[ids]]
+    return numbers, n

@@ -19,6 +19,7 @@ CELLPOST_FN void atomic_min(int64_t* p, int64_t v) {
 CELLPOST_FN void atomic_max(int64_t* p, int64_t v) {
   atomicMax(reinterpret_cast<long long*>(p), static_cast<long long>(v));
 }
+CELLPOST_FN void atomic_or(int32_t* p, int32_t v) { atomicOr(p, v); }
 template <class T>
 CELLPOST_FN T atomic_load(const T* p) {
   return *static_cast<const volatile T*>(p);
@@ -39,6 +40,10 @@ CELLPOST_FN void atomic_store(T* p, T v) {
 template <class T>
 CELLPOST_FN void atomic_add(T* p, T v) {
   __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+template <class T>
+CELLPOST_FN void atomic_or(T* p, T v) {
+  __atomic_fetch_or(p, v, __ATOMIC_RELAXED);
 }
 template <class T>
 CELLPOST_FN void atomic_min(T* p, T v) {

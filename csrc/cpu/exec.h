@@ -151,21 +151,24 @@ class Exec {
     const int64_t rows_per_piece =
         std::max<int64_t>(1, kPixelsPerPiece / std::max<int64_t>(1, width));
     parallel_for(rows, rows_per_piece, [&](int64_t begin, int64_t end) {
-      std::vector<uint64_t> changes(static_cast<size_t>((width + 63) / 64));
+      std::vector<uint64_t> changes;
       for (int64_t row = begin; row < end; ++row) {
-        const int32_t* const line = labels + row * width;
-        kernels().labels.find_changes(line, width, changes.data());
-        int64_t first = 0;
-        int32_t id = 0;  // of the run from `first` on
-        for (size_t k = 0; k < changes.size(); ++k) {
-          for (uint64_t bits = changes[k]; bits != 0; bits &= bits - 1) {
-            const int64_t x = 64 * static_cast<int64_t>(k) + lowest_bit(bits);
-            if (id != 0) job(id, row, first, x);
-            first = x;
-            id = line[x];
-          }
-        }
-        if (id != 0) job(id, row, first, width);
+        each_run(labels + row * width, width, changes, [&](int32_t id, int64_t x, int64_t last) {
+          if (id != 0) job(id, row, x, last);
+        });
+      }
+    });
+  }
+
+  template <class Job>
+  void for_each_core_run(const TileCores& cores, const Job& job) {
+    parallel_for(cores.n_pieces(), kLinesPerPiece, [&](int64_t begin, int64_t end) {
+      std::vector<uint64_t> changes;
+      for (int64_t i = begin; i < end; ++i) {
+        const CorePiece piece = cores.piece(i);
+        each_run(piece.ids, piece.n, changes, [&](int32_t id, int64_t x, int64_t last) {
+          job(cores.tiles.number(piece.tile, id), piece.pixel + x, last - x);
+        });
       }
     });
   }
@@ -377,6 +380,7 @@ class Exec {
       PairTable& table = found[static_cast<size_t>(begin / grain)];
       std::vector<uint64_t> changes(static_cast<size_t>((width + 63) / 64)), more(changes.size());
       for (int64_t i = begin; i < end; ++i) {
+        if (i + kLinesAhead < end) prefetch(lines(i + kLinesAhead));
         const LinePair line = lines(i);
         if (line.n == 0) continue;
         kernels().labels.find_changes(line.a, line.n, changes.data());
@@ -453,6 +457,24 @@ class Exec {
   template <class T>
   using List = std::vector<T>;
 
+  /// visit(id, begin, end) for the runs of a line; `changes` is scratch.
+  template <class Visit>
+  static void each_run(const int32_t* line, int64_t n, std::vector<uint64_t>& changes,
+                       const Visit& visit) {
+    if (n == 0) return;
+    changes.resize(static_cast<size_t>((n + 63) / 64));
+    kernels().labels.find_changes(line, n, changes.data());
+    int64_t first = 0;
+    for (size_t k = 0; k < changes.size(); ++k) {
+      for (uint64_t bits = changes[k]; bits != 0; bits &= bits - 1) {
+        const int64_t x = 64 * static_cast<int64_t>(k) + lowest_bit(bits);
+        if (x > first) visit(line[first], first, x);
+        first = x;
+      }
+    }
+    visit(line[first], first, n);
+  }
+
   /// run(block, scratch) for blocks of an image whose kernels look at their surroundings.
   template <class Run>
   void for_each_block(const Shape& shape, const Run& run) {
@@ -498,6 +520,16 @@ class Exec {
     for (int64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(values + at);
   }
 
+  /// Short lines of tiles lie far from each other, each of which would wait.
+  static void prefetch(const LinePair& line) {
+    if (line.n > kShortLine) return;
+    const int64_t bytes = line.n * static_cast<int64_t>(sizeof(int32_t));
+    for (int64_t at = 0; at < bytes; at += kCacheLine) {
+      __builtin_prefetch(reinterpret_cast<const char*>(line.a) + at);
+      __builtin_prefetch(reinterpret_cast<const char*>(line.b) + at);
+    }
+  }
+
   /// Labels in the order of memory: the instances touch them in short pieces, each of which would
   /// wait.
   static void prefetch(const Paste& job, const PasteWindow& tile) {
@@ -518,9 +550,11 @@ class Exec {
   }
 
   static constexpr int64_t kCacheLine = 64, kMostTilesEach = 8;
+  static constexpr int64_t kLinesAhead = 4, kShortLine = 128;      // pixels
   static constexpr int64_t kPasteRows = 64, kPasteColumns = 1024;  // 256 KiB of labels
   static constexpr int64_t kFilterRows = 128;
   static constexpr int64_t kPixelsPerPiece = 1 << 15;
+  static constexpr int64_t kLinesPerPiece = 256;
   static constexpr int64_t kObjectsPerPiece = 8;
   static constexpr int64_t kBlockRows = 32;
 };

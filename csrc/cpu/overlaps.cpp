@@ -9,17 +9,26 @@ PairCounts overlap_counts(const int32_t* a, const int32_t* b, int64_t rows, int6
   return cellpost::overlap_counts(exec, a, b, rows, width);
 }
 
-PairCounts tile_overlaps(const TileLines& lines, const std::vector<const int32_t*>& tiles,
-                         const std::vector<int64_t>& first, const std::vector<TilePair>& pairs) {
+PairCounts tile_overlaps(const TileList& tiles, const std::vector<TilePair>& pairs) {
   Exec exec;
-  return cellpost::tile_overlaps(exec, lines, tiles, first, pairs);
+  return cellpost::tile_overlaps(exec, tiles, pairs);
 }
 
-void compose_tiles(const ComposeTiles& job, const AxisTables (&axes)[3],
-                   const std::vector<const int32_t*>& tiles, const std::vector<int64_t>& first,
-                   const std::vector<int32_t>& map) {
+std::vector<int32_t> bits_of_ids(const TileList& tiles) {
   Exec exec;
-  cellpost::compose_tiles(exec, job, axes, tiles, first, map);
+  return cellpost::bits_of_ids(exec, tiles);
+}
+
+TileSurvey survey_tiles(const TileList& tiles, const ImageCores& image,
+                        const std::vector<TileRegion>& regions) {
+  Exec exec;
+  return cellpost::survey_tiles(exec, tiles, image, regions);
+}
+
+void compose_tiles(const TileList& tiles, const ImageCores& image, const std::vector<int32_t>& map,
+                   int32_t* out) {
+  Exec exec;
+  cellpost::compose_tiles(exec, tiles, image, map, out);
 }
 
 }  // namespace cellpost::cpu

@@ -6,10 +6,11 @@
 namespace cellpost::cpu {
 
 PairCounts overlap_counts(const int32_t* a, const int32_t* b, int64_t rows, int64_t width);
-PairCounts tile_overlaps(const TileLines& lines, const std::vector<const int32_t*>& tiles,
-                         const std::vector<int64_t>& first, const std::vector<TilePair>& pairs);
-void compose_tiles(const ComposeTiles& job, const AxisTables (&axes)[3],
-                   const std::vector<const int32_t*>& tiles, const std::vector<int64_t>& first,
-                   const std::vector<int32_t>& map);
+PairCounts tile_overlaps(const TileList& tiles, const std::vector<TilePair>& pairs);
+std::vector<int32_t> bits_of_ids(const TileList& tiles);
+TileSurvey survey_tiles(const TileList& tiles, const ImageCores& image,
+                        const std::vector<TileRegion>& regions);
+void compose_tiles(const TileList& tiles, const ImageCores& image, const std::vector<int32_t>& map,
+                   int32_t* out);
 
 }  // namespace cellpost::cpu

@@ -142,6 +142,22 @@ struct CopyPair {
 
 // ---- the place ---------------------------------------------------------------------------------
 
+/// job(number of the id, first pixel, pixels) for the runs of a piece.
+template <class Job>
+struct CoreRuns {
+  TileCores cores;
+  Job job;
+
+  __device__ void operator()(int64_t i) const {
+    const CorePiece piece = cores.piece(i);
+    for (int64_t x = 0, end = 0; x < piece.n; x = end) {
+      const int32_t id = piece.ids[x];
+      for (end = x + 1; end < piece.n && piece.ids[end] == id;) ++end;
+      job(cores.tiles.number(piece.tile, id), piece.pixel + x, end - x);
+    }
+  }
+};
+
 class Exec {
  public:
   template <class T>
@@ -197,6 +213,11 @@ class Exec {
     run_runs<<<blocks(tiles(rows, Tile::kRows) * n_across), kThreads, 0, stream_>>>(
         labels, rows, width, n_across, job);
     check_launch();
+  }
+
+  template <class Job>
+  void for_each_core_run(const TileCores& cores, const Job& job) {
+    for_each(cores.n_pieces(), CoreRuns<Job>{cores, job});
   }
 
   void apply_map(const int32_t* map, int32_t* labels, int64_t n) {

@@ -117,13 +117,14 @@ int64_t stitch(const Place&, const TileBlend&, const AxisTables (&)[3],
 PairCounts overlap_counts(const Place&, const int32_t*, const int32_t*, int64_t, int64_t) {
   refuse();
 }
-PairCounts tile_overlaps(const Place&, const TileLines&, const std::vector<const int32_t*>&,
-                         const std::vector<int64_t>&, const std::vector<TilePair>&) {
+PairCounts tile_overlaps(const Place&, const TileList&, const std::vector<TilePair>&) { refuse(); }
+std::vector<int32_t> bits_of_ids(const Place&, const TileList&) { refuse(); }
+TileSurvey survey_tiles(const Place&, const TileList&, const ImageCores&,
+                        const std::vector<TileRegion>&) {
   refuse();
 }
-void compose_tiles(const Place&, const ComposeTiles&, const AxisTables (&)[3],
-                   const std::vector<const int32_t*>&, const std::vector<int64_t>&,
-                   const std::vector<int32_t>&) {
+void compose_tiles(const Place&, const TileList&, const ImageCores&, const std::vector<int32_t>&,
+                   int32_t*) {
   refuse();
 }
 

@@ -114,8 +114,10 @@ struct Given {
     return counts;
   }
 
-  Owned<int32_t> composed(const std::vector<int32_t>& map) const {
-    Owned<int32_t> out(shape);
+  /// visit(pixel, tile, place in the tile) for each pixel of the image, of the tile whose core it
+  /// lies in.
+  template <class Visit>
+  void for_each_owned(const Visit& visit) const {
     const AxisTables one{{0}, {0}, {1}, {}};
     const bool flat = shape.size() == 2;
     const AxisTables &a0 = axes[0], &a1 = flat ? one : axes[1], &a2 = axes.back();
@@ -128,12 +130,50 @@ struct Given {
     for (int64_t i = 0; i < product(shape); ++i) {
       const int64_t z = i / (height * width), y = i / width % height, x = i % width;
       const size_t k0 = owner(a0, z), k1 = owner(a1, y), k2 = owner(a2, x);
-      const size_t k = (k0 * a1.start.size() + k1) * a2.start.size() + k2;
-      const int64_t at =
-          ((z - a0.start[k0]) * mid() + y - a1.start[k1]) * tile.back() + x - a2.start[k2];
-      out[i] = map[static_cast<size_t>(first[k] + tiles[k][at])];
+      visit(i, (k0 * a1.start.size() + k1) * a2.start.size() + k2,
+            ((z - a0.start[k0]) * mid() + y - a1.start[k1]) * tile.back() + x - a2.start[k2]);
     }
+  }
+
+  Owned<int32_t> composed(const std::vector<int32_t>& map) const {
+    Owned<int32_t> out(shape);
+    for_each_owned([&](int64_t i, size_t k, int64_t at) {
+      out[i] = map[static_cast<size_t>(first[k] + tiles[k][at])];
+    });
     return out;
+  }
+
+  /// A region of each pair, with a mark of its own.
+  std::vector<TileRegion> regions() const {
+    std::vector<TileRegion> all;
+    for (const TilePair& p : pairs) {
+      TileRegion region{p.tile_a, {}, {}, int64_t{1} << all.size()};
+      for (int axis = 0; axis < 3; ++axis) {
+        region.begin[axis] = p.begin_a[axis];
+        region.size[axis] = p.size[axis];
+      }
+      all.push_back(region);
+    }
+    return all;
+  }
+
+  TileSurvey survey() const {
+    const auto n = static_cast<size_t>(first.back());
+    TileSurvey expected{std::vector<int64_t>(n, INT64_MAX), std::vector<int32_t>(n, 0)};
+    for_each_owned([&](int64_t i, size_t k, int64_t at) {
+      int64_t& found = expected.first_pixel[static_cast<size_t>(first[k] + tiles[k][at])];
+      found = std::min(found, i);
+    });
+    for (const TileRegion& r : regions()) {
+      const auto k = static_cast<size_t>(r.tile);
+      for (int64_t i = 0; i < r.size[0] * r.size[1] * r.size[2]; ++i) {
+        const int64_t z = r.begin[0] + i / (r.size[1] * r.size[2]),
+                      y = r.begin[1] + i / r.size[2] % r.size[1], x = r.begin[2] + i % r.size[2];
+        const int32_t id = tiles[k][(z * mid() + y) * tile.back() + x];
+        expected.marks[static_cast<size_t>(first[k] + id)] |= static_cast<int32_t>(r.mark);
+      }
+    }
+    return expected;
   }
 };
 
@@ -171,17 +211,17 @@ TEST(overlaps, pairs_of_tiles_are_counted_in_their_regions) {
   for (const Given& given : every_given()) {
     const Counted expected = given.shared();
     everywhere([&] {
-      CHECK(same(api::tile_overlaps(given.views(), given.first, given.pairs), expected));
+      CHECK(same(api::tile_overlaps({given.views(), given.first}, given.pairs), expected));
     });
   }
   const Given given(Sizes{9, 9}, Sizes{5, 5}, Sizes{2, 2}, 6);
-  CHECK(api::tile_overlaps(given.views(), given.first, {}).keys.empty());
+  CHECK(api::tile_overlaps({given.views(), given.first}, {}).keys.empty());
 }
 
 TEST(overlaps, regions_beyond_a_tile_are_rejected) {
   const Given given(Sizes{9, 9}, Sizes{5, 5}, Sizes{2, 2}, 7);
   const TilePair good{0, 1, {0, 0, 1}, {0, 0, 0}, {5, 1, 4}};
-  CHECK(!api::tile_overlaps(given.views(), given.first, {good}).keys.empty());
+  CHECK(!api::tile_overlaps({given.views(), given.first}, {good}).keys.empty());
   for (int k = 0; k < 5; ++k) {
     TilePair bad = good;
     if (k == 0) bad.tile_b = static_cast<int64_t>(given.tiles.size());
@@ -189,11 +229,11 @@ TEST(overlaps, regions_beyond_a_tile_are_rejected) {
     if (k == 2) bad.begin_a[2] = 2;
     if (k == 3) bad.begin_b[0] = -1;
     if (k == 4) bad.size[1] = 0;
-    CHECK_THROWS(api::tile_overlaps(given.views(), given.first, {bad}), std::invalid_argument);
+    CHECK_THROWS(api::tile_overlaps({given.views(), given.first}, {bad}), std::invalid_argument);
   }
   auto short_first = given.first;
   short_first.pop_back();
-  CHECK_THROWS(api::tile_overlaps(given.views(), short_first, {good}), std::invalid_argument);
+  CHECK_THROWS(api::tile_overlaps({given.views(), short_first}, {good}), std::invalid_argument);
 }
 
 TEST(overlaps, each_pixel_is_its_core_tile_s) {
@@ -204,19 +244,62 @@ TEST(overlaps, each_pixel_is_its_core_tile_s) {
     const auto expected = given.composed(map);
     everywhere([&] {
       Owned<int32_t> out(given.shape);
-      api::compose_tiles(given.views(), given.first, given.axes, map, view("out", out));
+      api::compose_tiles({given.views(), given.first}, given.axes, map, view("out", out));
       CHECK(out == expected);
     });
   }
 }
 
+TEST(overlaps, a_survey_finds_first_pixels_and_marks) {
+  for (const Given& given : every_given()) {
+    const TileSurvey expected = given.survey();
+    everywhere([&] {
+      const TileSurvey found = api::survey_tiles({given.views(), given.first},
+                                                 {given.axes, given.shape}, given.regions());
+      CHECK(found.first_pixel == expected.first_pixel);
+      CHECK(found.marks == expected.marks);
+    });
+  }
+}
+
+TEST(overlaps, bits_of_ids_are_those_of_all_of_them) {
+  for (Given& given : every_given()) {
+    given.tiles.back()[0] = -7;
+    std::vector<int32_t> expected;
+    for (const auto& tile : given.tiles) {
+      expected.push_back(0);
+      for (const int32_t id : tile) expected.back() |= id;
+    }
+    everywhere([&] { CHECK(api::bits_of_ids(given.views()) == expected); });
+  }
+  CHECK(api::bits_of_ids({}).empty());
+}
+
+TEST(overlaps, parts_beyond_a_tile_are_not_surveyed) {
+  const Given given(Sizes{9, 9}, Sizes{5, 5}, Sizes{2, 2}, 11);
+  for (int k = 0; k < 4; ++k) {
+    TileRegion bad{0, {0, 0, 1}, {5, 1, 4}, 1};
+    if (k == 0) bad.tile = static_cast<int64_t>(given.tiles.size());
+    if (k == 1) bad.begin[2] = 2;
+    if (k == 2) bad.begin[0] = -1;
+    if (k == 3) bad.size[2] = 0;
+    CHECK_THROWS(api::survey_tiles({given.views(), given.first}, {given.axes, given.shape}, {bad}),
+                 std::invalid_argument);
+  }
+  auto gaps = given.first;
+  gaps[1] = gaps[2];
+  CHECK_THROWS(api::survey_tiles({given.views(), gaps}, {given.axes, given.shape}, {}),
+               std::invalid_argument);
+}
+
 TEST(overlaps, ids_beyond_a_tile_s_are_background) {
   Given given(Sizes{9, 9}, Sizes{5, 5}, Sizes{2, 2}, 9);
-  const std::vector<int32_t> map(static_cast<size_t>(given.first.back()), 1);
+  std::vector<int32_t> map(static_cast<size_t>(given.first.back()), 1);
+  for (size_t i = 0; i < given.tiles.size(); ++i) map[static_cast<size_t>(given.first[i])] = 0;
   for (auto& tile : given.tiles) std::fill(tile.begin(), tile.end(), INT32_MAX);
   given.tiles[0][0] = -5;
   Owned<int32_t> out(given.shape);
-  api::compose_tiles(given.views(), given.first, given.axes, map, view("out", out));
+  api::compose_tiles({given.views(), given.first}, given.axes, map, view("out", out));
   CHECK(std::all_of(out.begin(), out.end(), [](int32_t v) { return v == 0; }));
 }
 
@@ -232,7 +315,7 @@ TEST(overlaps, cores_that_do_not_cover_the_image_are_rejected) {
     if (k == 2) axes[0].start[0] = -5;
     if (k == 3) axes.pop_back();
     if (k == 4) numbers.pop_back();
-    CHECK_THROWS(api::compose_tiles(given.views(), given.first, axes, numbers, view("out", out)),
+    CHECK_THROWS(api::compose_tiles({given.views(), given.first}, axes, numbers, view("out", out)),
                  std::invalid_argument);
   }
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 
 import numpy as np
 import torch
@@ -168,6 +169,28 @@ def tile_results(tiles, grid):
     yield "Stitcher", stitcher.result()
 
 
+def label_tile_cases():
+    """Label tiles whose ids are their own, and where they lie: padded, odd, 3D."""
+    rng = np.random.default_rng(4)
+    for shape, tile in [((1, 1), (5, 5)), ((37, 150), (16, 33)), ((9, 33, 41), (4, 16, 17))]:
+        grid = cellpost.TileGrid(shape, tile=tile, overlap=0.5)
+        labels = rng.integers(0, 9, [-(-n // 4) for n in shape])
+        for axis, n in enumerate(shape):
+            labels = labels.repeat(4, axis).take(range(n), axis)
+        tiles = [cellpost.relabel(one.astype(np.int32)) for one in grid.extract(labels)]
+        yield (np.stack(tiles),), grid
+
+
+def label_tile_results(tiles, grid):
+    """Name and array of everything that the overlaps family gives for these tiles."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # objects larger than the overlap
+        for policy in ("mutual", "iou", "ios", "center"):
+            yield f"stitch_labels {policy}", cellpost.stitch_labels(tiles, grid, policy=policy)
+    found = cellpost.overlap_counts(tiles[0, ...], tiles[-1, ...])
+    yield "overlap_counts", np.stack([found.a, found.b, found.count])
+
+
 def main():
     """Run all cases on both devices."""
     n_compared = n_different = 0
@@ -175,14 +198,15 @@ def main():
     todo += [(paste_results, found) for found in paste_cases()]
     for tiles, grid in tile_cases():
         todo.append((functools.partial(tile_results, grid=grid), tiles))
+    for tiles, grid in label_tile_cases():
+        todo.append((functools.partial(label_tile_results, grid=grid), tiles))
     for run, maps in todo:
         on_cuda = [torch.from_numpy(a).cuda() for a in maps]
         pairs = zip(run(*maps), run(*on_cuda), strict=True)
         for (name, expected), (_, got) in pairs:
             n_compared += 1
-            if not np.array_equal(
-                expected, got.cpu().numpy(), equal_nan=expected.dtype.kind == "f"
-            ):
+            got = got if isinstance(got, np.ndarray) else got.cpu().numpy()
+            if not np.array_equal(expected, got, equal_nan=expected.dtype.kind == "f"):
                 n_different += 1
                 print(f"{name}: {maps[0].shape}: CUDA and CPU differ")
     print(f"{n_compared - n_different} passed, {n_different} failed")
