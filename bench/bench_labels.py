@@ -1,8 +1,14 @@
 """The labels family: matching, planes to volumes, tiles to images, fusing models and tools beside
-Cellpose, stardist.matching and scikit-image, with equal answers; floors, threads, memory.
+Cellpose, stardist.matching, scikit-image, dask-image, fastremap and cc3d, with equal answers;
+floors, threads, memory. `label` is measured with the watershed family; what tiling does to objects
+is in seams.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import peers
@@ -145,6 +151,38 @@ def test_stitch_labels(measure, device, work, tiles):
         timing.agrees = "the image's labels"
 
 
+@pytest.mark.parametrize("name", ["stitch_labels", "join_fragments"])
+def test_tiles_beside_dask_image(measure, device, work, name):
+    """Components of a mask, tile by tile: objects that do not touch, as dask-image joins them."""
+    peer = pytest.importorskip("dask_image.ndmeasure", reason="dask-image is not installed")
+    chunks = pytest.importorskip("dask.array", reason="dask is not installed")
+    mask = cellpost.erode_boundary(work.labels) > 0
+    overlap = 0.25 if name == "stitch_labels" else 0
+    grid = cellpost.TileGrid(mask.shape, tile=512, overlap=overlap)
+    array = grid.extract(mask)
+    parts = list(device.put(array))
+    timing, found = measure(
+        f"label, {name}, {len(grid)} tiles",
+        lambda: getattr(cellpost, name)([cellpost.label(part) for part in parts], grid),
+        floor_bytes=array.nbytes + 4 * mask.size,
+    )
+    true, found = cellpost.label(mask), device.get(found)
+    if name == "stitch_labels":
+        np.testing.assert_array_equal(found, true)
+        timing.agrees = "partition identical"
+    else:  # it takes some odd shapes for two cells
+        n, n_same = int(true.max()), metrics.match(true, found, [0.999])[0].tp
+        assert n_same >= 0.995 * n
+        timing.agrees = f"{n_same} of {n} objects identical"
+    if int(work.size) <= 4096:
+        peer.label(chunks.from_array(mask[:300, :300], chunks=150))[0].compute()  # once to warm up
+        timing.peer_seconds, theirs = fastest(
+            lambda: peer.label(chunks.from_array(mask, chunks=512))[0].compute(), 3
+        )
+        timing.peer = "dask_image.ndmeasure.label"
+        np.testing.assert_array_equal(cellpost.relabel(theirs), true)
+
+
 @pytest.fixture(scope="session")
 def models(work):
     """Labels of two models, and scores without ties."""
@@ -171,20 +209,137 @@ def test_fuse(measure, device, work, models, mode):
 # ---- tools --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "options"), [("expand_labels", (3,)), ("clear_border", ())])
-def test_tools(measure, device, work, name, options):
-    segmentation = pytest.importorskip("skimage.segmentation", reason="no scikit-image")
-    labels = device.put(work.labels)
+@dataclass(frozen=True)
+class Tool:
+    """A call on (labels, found, gaps) and that of a peer, whose answer `same` turns into ours."""
+
+    name: str
+    module: str
+    ours: Callable[..., Any]
+    theirs: Callable[..., Any]
+    same: Callable[[Any], Any] = lambda theirs: (theirs,)
+    agrees: str = "labels identical"
+
+
+def table(counts):
+    """The pairs of scikit-image's sparse table as `overlap_counts` lists them."""
+    counts = counts.tocoo()
+    order = np.lexsort((counts.col, counts.row))[1:]  # less (0, 0)
+    return counts.row[order], counts.col[order], counts.data[order]
+
+
+def boxes(found):
+    """cc3d's (first y, last y, first x, last x) as (y0, x0, y1, x1), and the rest in our order."""
+    corners = found["bounding_boxes"][1:, [0, 2, 1, 3]].astype(np.int64)
+    corners[:, 2:] += 1
+    return found["voxel_counts"][1:], corners, found["centroids"][1:]
+
+
+def measured(labels):
+    """The columns of `properties` that cc3d has, too."""
+    cells = cellpost.properties(labels)
+    return cells["area"], cells["bbox"], cells["centroid"]
+
+
+def counted(a, b):
+    """What `overlap_counts` finds."""
+    found = cellpost.overlap_counts(a, b)
+    return found.a, found.b, found.count
+
+
+MIN_SIZE = 300  # half of the nuclei are smaller than 400 pixels
+TOOLS = [
+    Tool(
+        "expand_labels",
+        "skimage.segmentation",
+        lambda a, b, gaps: (cellpost.expand_labels(a, 3),),
+        lambda peer, a, b, gaps: peer.expand_labels(a, 3),
+    ),
+    Tool(
+        "clear_border",
+        "skimage.segmentation",
+        lambda a, b, gaps: (cellpost.clear_border(a),),
+        lambda peer, a, b, gaps: peer.clear_border(a),
+    ),
+    Tool(
+        "relabel",
+        "fastremap",
+        lambda a, b, gaps: (cellpost.relabel(gaps),),
+        lambda peer, a, b, gaps: peer.renumber(gaps, in_place=False)[0],
+    ),
+    Tool(
+        "remove_small",
+        "cc3d",
+        lambda a, b, gaps: (cellpost.remove_small(a, min_size=MIN_SIZE),),
+        lambda peer, a, b, gaps: peer.dust(a, MIN_SIZE, connectivity=8, in_place=False),
+    ),
+    Tool(
+        "remove_small",
+        "skimage.morphology",
+        lambda a, b, gaps: (cellpost.remove_small(a, min_size=MIN_SIZE),),
+        lambda peer, a, b, gaps: peer.remove_small_objects(a, max_size=MIN_SIZE - 1),
+    ),
+    Tool(
+        "properties",
+        "cc3d",
+        lambda a, b, gaps: measured(a),
+        lambda peer, a, b, gaps: peer.statistics(a, no_slice_conversion=True),
+        boxes,
+        "areas, boxes identical",
+    ),
+    Tool(
+        "overlap_counts",
+        "skimage.metrics",
+        lambda a, b, gaps: counted(a, b),
+        lambda peer, a, b, gaps: peer.contingency_table(a, b),
+        table,
+        "pairs, pixels identical",
+    ),
+    Tool(
+        "overlap_counts, joined",
+        "skimage.segmentation",
+        lambda a, b, gaps: (np.sort(counted(a, b)[2]),),
+        lambda peer, a, b, gaps: peer.join_segmentations(a, b),
+        lambda joined: (np.sort(np.bincount(joined.ravel())[1:]),),
+        "pixels of pairs identical",
+    ),
+    Tool(
+        "overlap_counts, one image",
+        "fastremap",
+        lambda a, b, gaps: counted(gaps, gaps)[::2],
+        lambda peer, a, b, gaps: peer.unique(gaps, return_counts=True),
+        lambda found: (found[0][1:], found[1][1:]),
+        "ids, areas identical",
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def gaps(work):
+    """The labels with random ids, of which two thirds are missing."""
+    ids = np.random.default_rng(8).permutation(3 * work.n_cells)[: work.n_cells] + 1
+    return np.append(0, ids).astype(np.int32)[work.labels]
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: f"{tool.name}-{tool.module}")
+def test_tools(measure, device, work, gaps, tool):
+    package = tool.module.partition(".")[0]
+    peer = pytest.importorskip(tool.module, reason=f"{package} is not installed")
+    host = work.labels, work.found, gaps
+    images = [device.put(image) for image in host]
     timing, found = measure(
-        name, lambda: getattr(cellpost, name)(labels, *options), floor_bytes=2 * work.labels.nbytes
+        tool.name, lambda: tool.ours(*images), floor_bytes=2 * work.labels.nbytes
     )
-    if int(work.size) <= 4096:
-        timing.peer_seconds, theirs = fastest(
-            lambda: getattr(segmentation, name)(work.labels, *options), 1
-        )
-        timing.peer = "scikit-image"
-        np.testing.assert_array_equal(device.get(found), theirs)
-        timing.agrees = "labels identical"
+    if int(work.size) > 4096:
+        return
+    timing.peer_seconds, theirs = fastest(lambda: tool.theirs(peer, *host), 1)
+    timing.peer, timing.agrees = package, tool.agrees
+    for ours, its in zip(found, tool.same(theirs), strict=True):
+        here = ours if isinstance(ours, np.ndarray) else device.get(ours)
+        if here.dtype.kind == "f":  # sums in another order
+            np.testing.assert_allclose(here, its, rtol=1e-9)
+        else:
+            np.testing.assert_array_equal(here, its)
 
 
 # ---- threads, memory ----------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """From a cell-segmentation network's raw outputs to a full-resolution instance label image."""
 
-from cellpost import augment, ensemble, metrics, rle
+from cellpost import augment, ensemble, metrics, rle, synthetic
 from cellpost._runtime import get_num_threads, info, set_num_threads
 from cellpost.detections import Detections, as_detections
 from cellpost.detections_merge import MergeReport, merge_detections
@@ -44,7 +44,7 @@ from cellpost.properties import (
     instance_types,
     properties,
 )
-from cellpost.segment import segment
+from cellpost.segment import NoCellsError, segment
 from cellpost.tile_size import TileSize, choose_tile_size, mean_diameter, needs_sliding
 from cellpost.tiles import stitch
 from cellpost.tiles_grid import TileGrid
@@ -70,6 +70,7 @@ __all__ = [
     "InstanceTable",
     "JoinReport",
     "MergeReport",
+    "NoCellsError",
     "Normalization",
     "OverlapCounts",
     "PasteReport",
@@ -132,6 +133,7 @@ __all__ = [
     "stitch",
     "stitch_labels",
     "stitch_planes",
+    "synthetic",
     "watershed",
     "watershed_markers",
     "weighted_boxes_fusion",

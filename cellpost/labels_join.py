@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
-from cellpost.labels import number, relabel
+from cellpost.labels import number
 from cellpost.labels_merge import _is_best, _Tiles
 from cellpost.tiles_grid import TileGrid
 
 __all__ = ["JoinReport", "join_fragments"]
 
 _DEPTH = 6  # lines on either side of a seam in which a fragment may widen
-_WIDER, _WIDER_PX = 1.1, 1  # than its cut edge: as much is the outline's roughness
-_SAME_EDGE = 0.25  # of what two cut edges cover together, covered by both
+_WIDER = 1.15  # than the contact: as much is the outline's roughness
 _DIVERGES = 0.5  # of unit flows, summed over the two sides of a seam
 _DIP = 0.8  # of the probability beyond
 
@@ -36,9 +36,9 @@ class JoinReport:
     n_joined : int
         Pairs that are one cell.
     n_no_contact : int
-        Pairs refused because their cut edges do not coincide, or another one's do better.
+        Pairs refused because too little of their cut edges is shared, or more with another one.
     n_no_evidence : int
-        Pairs refused although they coincide: by the neck, the flows or the probability.
+        Pairs in contact refused all the same: by the neck, the flows or the probability.
     n_labels : int
         In the result.
     """
@@ -111,22 +111,30 @@ def join_fragments(
     seam, lie on each other. Two fragments are one cell if
 
     1. they are in contact: the pixels where both edges face each other are at least
-       `min_contact_share` of the shorter edge and a quarter of what the two cover together
-       (intersection over union); and
-    2. the seam is no neck: cells are widest at one place, so that one of the fragments does not
-       widen away from the seam, but for 10 % and a pixel beyond its own cut edge, within 6 lines.
-       Of two round cells that touch at a seam both do. With `flows` these decide instead: the mean
-       component across the seam of unit vectors does not diverge by more than 0.5 there. With
-       `prob` the mean along the contact is also to be at least 0.8 of what it is 6 lines further on
-       in the fragment where that is lower; and
+       `min_contact_share` of the shorter edge; and
+    2. the contact is no neck: convex cells are widest at one place, so that one of the fragments
+       grows no wider away from the seam, within 6 lines, than the contact is; 15 % more are the
+       outline's roughness. Of two cells that touch at a seam both widen. With `flows` the mean
+       component across the seam of unit vectors is also not to diverge by more than 0.5 there.
+       With `prob` the mean along the contact is also to be at least 0.8 of what it is 6 lines
+       further on in the fragment where that is lower; and
     3. of those, each is the other's best by intersection over union; ties go to the lower id.
 
-    Cells that two seams cut come together from their pairs. In volumes edges are areas on planes.
+    Cells that two seams cut come together from their pairs. In volumes edges are areas on planes,
+    and widths their square roots. Cells whose waist lies on a seam stay cut.
+
+    Measured without maps, of what seams cross, whole again and in a wrong merge: real nuclei 99.2 %
+    and 0 %, of a volume 99.7 % and 0.2 %; packed discs that touch, of radii 4 to 14, 100 % and 0 %,
+    of 2 to 5, 99.9 % and 0.1 %. Pressed together to straight borders, 99.4 to 100 % and at most
+    0.5 % of the former, but 98.8 to 99.8 % and 0.2 to 1 % of the latter, whose contacts are of a
+    pixel or two: there `flows` leave 96 to 98 % and at most 0.3 %. They only ever
+    refuse pairs; noise in them costs small caps of cells.
+
     Nothing depends on the order of tiles, threads or device. Where cells overlap seams by design
     use tiles with overlap and `stitch_labels`: what a network sees at a tile's border is worse than
     what can be mended here.
 
-    Time and memory: one copy of the labels; beyond that only lines next to seams are looked at.
+    Time and memory: two images of labels; beyond that only lines next to seams are looked at.
 
     Examples
     --------
@@ -144,34 +152,31 @@ def join_fragments(
         raise ValueError(f"min_contact_share: expected 0 to 1; got {min_contact_share!r}")
     if not isinstance(grid, TileGrid):
         raise TypeError(f"grid: expected a TileGrid; got {type(grid).__name__}")
-    arrays, labels = _side_by_side(tiles, grid)
+    every, first, labels = _side_by_side(tiles, grid)
+    arrays = every.arrays
     maps = {}
     if flows is not None:
         maps["flows"] = _real_map("flows", flows, arrays, (grid.ndim, *grid.shape))
     if prob is not None:
         maps["prob"] = _real_map("prob", prob, arrays, grid.shape)
-    n_ids = int(arrays.xp.max(labels)) + 1 if 0 not in grid.shape else 1
     found = [_seams_of(arrays, labels, maps, grid, axis, least) for axis in range(grid.ndim)]
     a, b = (np.concatenate([links[k] for links, _ in found]) for k in (0, 1))
     n_pairs, n_no_contact, n_no_evidence = np.sum([counts for _, counts in found], 0).tolist()
-    if len(a):
+    joined, n_labels = arrays.empty(grid.shape, "int32"), 0
+    if 0 not in grid.shape:
+        n_ids = int(first[-1])
         graph = coo_array((np.ones(len(a), np.int8), (a, b)), (n_ids, n_ids))
-        group = connected_components(graph, directed=False)[1]
-        numbers = (group + 1).astype(np.int32)
-        numbers[0] = 0
-        whole = _Tiles([labels], TileGrid(grid.shape, tile=grid.shape))
-        joined = arrays.empty(grid.shape, "int32")
-        whole.compose(numbers, joined)
-        labels = joined
-    labels = relabel(labels)
-    n_labels = int(arrays.xp.max(labels)) if 0 not in grid.shape else 0
-    result = arrays.labels_result(labels, n_labels, out_dtype)
+        numbers = (connected_components(graph, directed=False)[1] + 1).astype(np.int32)
+        numbers[first[:-1]] = 0
+        every.compose(first, numbers, joined)
+        n_labels = _core.relabel(joined, arrays.stream)
+    result = arrays.labels_result(joined, n_labels, out_dtype)
     report = JoinReport(n_pairs, len(a), n_no_contact, n_no_evidence, n_labels)
     return (result, report) if return_report else result
 
 
-def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[Arrays, Array]:
-    """Labels of the whole image, int32, each fragment with an id of its own."""
+def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[_Tiles, NDArray[np.int64], Array]:
+    """The tiles, the numbers of their backgrounds, and the image of the numbers of all ids."""
     if not isinstance(tiles, (list, tuple)):
         arrays = Arrays(tiles=tiles)
         shape = tuple(arrays["tiles"].shape)
@@ -181,14 +186,24 @@ def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[Arrays, Array]:
                     f"tiles: expected the grid's shape, {grid.shape}, of labels side by side; "
                     f"got {shape}"
                 )
-            return arrays, arrays.int32_labels("tiles", to_write=False)[0]
+            whole = arrays.int32_labels("tiles", to_write=False)[0]
+            is_empty = 0 in shape
+            one = _Tiles(
+                [] if is_empty else [whole], TileGrid(shape, tile=[max(n, 1) for n in shape])
+            )
+            one.arrays = arrays  # of the caller's library; `whole` may be NumPy's view
+            if is_empty:
+                return one, np.zeros(1, np.int64), whole
+            return one, one.number(), one.tiles[0]
     every = _Tiles(tiles, grid)
     labels = every.arrays.empty(grid.shape, "int32")
-    if len(grid):
-        numbers = np.arange(every.first[-1], dtype=np.int32)
-        numbers[every.first[:-1]] = 0
-        every.compose(numbers, labels)
-    return every.arrays, labels
+    if not len(grid):
+        return every, np.zeros(1, np.int64), labels
+    first = every.number()
+    numbers = np.arange(first[-1], dtype=np.int32)
+    numbers[first[:-1]] = 0
+    every.compose(first, numbers, labels)
+    return every, first, labels
 
 
 def _real_map(name: str, given: Array, arrays: Arrays, shape: tuple[int, ...]) -> Array:
@@ -258,19 +273,14 @@ def _seams_of(
     a, b = pairs // len(keys[1]), pairs % len(keys[1])
     length_a, length_b = lengths[0][a], lengths[1][b]
     score = shared / (length_a + length_b - shared)
-    power = 1 / (grid.ndim - 1)  # lengths of areas
-    in_contact = (shared >= least * np.minimum(length_a, length_b)) & (score**power >= _SAME_EDGE)
+    in_contact = shared >= least * np.minimum(length_a, length_b)
 
-    is_one = np.ones(len(pairs), np.bool_)
+    wide_a, wide_b = (_widest(seams, labels, side, keys[side], n_ids) for side in (0, 1))
+    is_one = np.minimum(wide_a[a], wide_b[b]) <= _WIDER ** (grid.ndim - 1) * shared
     if "flows" in maps:
         across = [_across(seams, maps["flows"], side)[faces] for side in (0, 1)]
         apart = np.bincount(pair_of, across[1] - across[0]) / shared
         is_one &= apart <= _DIVERGES
-    else:
-        wide_a, wide_b = (_widest(seams, labels, side, keys[side], n_ids) for side in (0, 1))
-        wider_a = wide_a[a] ** power - _WIDER * length_a**power
-        wider_b = wide_b[b] ** power - _WIDER * length_b**power
-        is_one &= np.minimum(wider_a, wider_b) <= _WIDER_PX
     if "prob" in maps:
         is_one &= ~_dips(seams, labels, maps["prob"], edge, faces, pair_of)
     found = np.flatnonzero(in_contact & is_one)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
+from cellpost.labels import integer
 
 __all__ = ["Head", "Predictor", "as_predictor"]
 
@@ -53,6 +54,8 @@ class Predictor:
         for ONNX sessions and PyTorch modules (give one that hands out its own tensors in a
         function); False for functions, which may return one buffer again and again, and for what
         ``torch.compile`` made, whose CUDA graphs do; or what `as_predictor` was told.
+    margin : int
+        Pixels by which outputs are smaller than the tiles, at each side.
 
     Examples
     --------
@@ -69,6 +72,7 @@ class Predictor:
     keys: tuple[str, ...] | None
     owns_output: bool
     _run: Callable[[Array], Any] = field(repr=False)
+    margin: int = 0
 
     def __call__(self, batch: Array) -> Any:
         """Predict a batch of tiles.
@@ -95,7 +99,7 @@ class Predictor:
             If `batch` is no array, or the output is none or has no fitting dtype.
         ValueError
             If `batch` has another number of axes, or the output is not of N tiles of the batch's
-            size with the channels of its head.
+            size, less the margin, with the channels of its head.
             What the network itself raises passes through.
 
         Notes
@@ -115,7 +119,11 @@ class Predictor:
             got = f"shape {shape}" if hasattr(batch, "shape") else type(batch).__name__
             error = ValueError if hasattr(batch, "shape") else TypeError
             raise error(f"batch: expected an array (N, C, h, w) or (N, C, d, h, w); got {got}")
+        least = 2 * self.margin + 1
+        if min(shape[2:]) < least and 0 not in shape:
+            raise ValueError(f"batch: expected tiles of {least} or more pixels; got shape {shape}")
         output = self._run(batch)
+        shape = (*shape[:2], *(n - 2 * self.margin for n in shape[2:]))
         if self.head == "instances":
             return _instances(output, shape[0])
         if self.head == "labels":
@@ -160,6 +168,7 @@ def as_predictor(
     device: Any = None,
     amp: bool = False,
     owns_output: bool | None = None,
+    margin: int | None = None,
 ) -> Predictor:
     """Make a network, of whatever library, a checked function of a batch of tiles.
 
@@ -185,6 +194,9 @@ def as_predictor(
     owns_output : bool, optional
         Whether each output is new memory, to which nobody writes later, so that it need not be
         copied. If not given, as `Predictor` says: False for functions.
+    margin : int, optional
+        Pixels by which its maps are smaller than the tiles it sees, at each side, 0 or more: 46 of
+        a HoVer-Net that makes 164 x 164 of 256 x 256. 0 if not given.
 
     Returns
     -------
@@ -198,7 +210,8 @@ def as_predictor(
         `keys` is no sequence of names.
     ValueError
         If `head` is unknown; if it has no maps and there are keys; if the session has not one
-        input; if `device` is no device; or if a `Predictor` comes with options other than its own.
+        input; if `device` is no device; if there is a margin, and no maps or labels; or if a
+        `Predictor` comes with options other than its own.
 
     Notes
     -----
@@ -228,6 +241,13 @@ def as_predictor(
     """
     if head is not None and head not in _HEADS:
         raise ValueError(f"head: expected None or one of {_listed(_HEADS)}; got {head!r}")
+    if margin is not None and (
+        integer("margin", margin) < 0 or (margin > 0 and head == "instances")
+    ):
+        raise ValueError(
+            "margin: expected 0 or more pixels, 0 of head 'instances'; got "
+            f"{margin} of head {head!r}"
+        )
     names = _names(keys, head)
     if isinstance(model, Predictor):
         if head not in (None, model.head) or names or device is not None or amp:
@@ -235,12 +255,16 @@ def as_predictor(
                 "model: expected another model to go with head, keys, device or amp; got a "
                 f"Predictor with head={model.head!r}"
             )
-        return model if owns_output is None else replace(model, owns_output=owns_output)
+        given: Predictor = model
+        if owns_output is not None:
+            given = replace(given, owns_output=owns_output)
+        return given if margin is None else replace(given, margin=margin)
+    rest = {"margin": 0 if margin is None else margin}
     torch = sys.modules.get("torch")  # a module cannot be here without it
     if torch is not None and isinstance(model, torch.nn.Module):
         run = _Module(model, _moved(model, device), bool(amp))
         own = not is_compiled(model) if owns_output is None else owns_output
-        return Predictor(model, head, names, own, run)
+        return Predictor(model, head, names, own, run, **rest)
     if device is not None or amp:
         raise TypeError(
             f"device, amp: expected None and False but for PyTorch modules; got {device!r} and "
@@ -250,13 +274,15 @@ def as_predictor(
         inputs = [given.name for given in model.get_inputs()]
         if len(inputs) != 1:
             raise ValueError(f"model: expected a session of one input; got {_listed(inputs)}")
-        return Predictor(model, head, names, owns_output is not False, _Session(model, names))
+        return Predictor(
+            model, head, names, owns_output is not False, _Session(model, names), **rest
+        )
     if not callable(model):
         raise TypeError(
             "model: expected a PyTorch module, an ONNX Runtime session or a function; got "
             f"{type(model).__name__}"
         )
-    return Predictor(model, head, names, owns_output is True, model)
+    return Predictor(model, head, names, owns_output is True, model, **rest)
 
 
 # ---- how each kind of network is run ------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import index
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,26 +13,29 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from cellpost._arrays import Array, Arrays, dtype_name, to_host
+from cellpost._arrays import Array, dtype_name, to_host
 from cellpost._pipeline import pipelined
-from cellpost.augment.resize import resize_bilinear
 from cellpost.augment.view import View
 from cellpost.augment.views import Views
 from cellpost.labels import integer
 from cellpost.models import Head, as_predictor
-from cellpost.normalize import Normalization, normalization
+from cellpost.normalize import Normalization
 from cellpost.properties import properties
 from cellpost.segment_heads import Ensemble, InstanceHead, MapHead
+from cellpost.segment_source import Source
 from cellpost.tile_size import TILE_STEP, choose_tile_size, needs_sliding
 from cellpost.tiles_grid import Padding, TileGrid
 from cellpost.tiles_stitcher import name_tile
 from cellpost.tiles_weights import Window
 
-__all__ = ["segment"]
+__all__ = ["NoCellsError", "segment"]
 
-_MOST_CHANNELS = 4  # of an axis that is taken for channels without being told
 _N_COARSE = 9  # tiles that are looked at for the size of cells
 _LARGEST_TILE = 2048  # that a rule chooses
+
+
+class NoCellsError(ValueError):
+    """There are no whole cells to choose the tiles by."""
 
 
 def segment(
@@ -59,6 +61,7 @@ def segment(
     keys: Sequence[str] | None = None,
     device: Any = None,
     amp: bool = False,
+    postprocess: Callable[..., Any] | None = None,
     progress: bool | Callable[[int, int], None] = False,
     **head_options: Any,
 ) -> Any:
@@ -73,19 +76,20 @@ def segment(
     model : torch.nn.Module, onnxruntime.InferenceSession, callable, or a list of these
         Called with batches (n, C, h, w), as `as_predictor` says; a function with arrays of the
         library of `image`, and its outputs are copied, unless ``as_predictor(function, head=...,
-        owns_output=True)`` says that they are new. Of several networks all see each tile.
+        owns_output=True)`` says that they are new; with ``margin=...`` outputs are smaller than
+        tiles, and these reach so much further. Of several networks all see each tile.
     head : {"flows", "hover", "instances", "labels"}
         What comes out. ``"flows"``: dY, dX and the cells' logit, for `follow_flows`. ``"hover"``:
         the nuclei's probability, horizontal and vertical map (3 channels); or background, nuclei,
         both maps and any types (4 or more), for `hover_watershed`. ``"instances"``: for each tile
         what `as_detections` reads, with masks. ``"labels"``: label images.
     tile : int, one per axis, or {"train4ever", "cell_size"}
-        Side of the tiles in pixels; or chosen. ``"train4ever"``: the whole image at once, and tiles
-        of `choose_tile_size` if `needs_sliding` says so. ``"cell_size"``: the whole cells in up to
-        9 tiles of 512 tell the diameter, and that the tiles, the overlap and, with
-        `model_diameter`, the scale.
+        Side of the tiles that the network sees, in pixels; or chosen. ``"train4ever"``: the whole
+        image at once, and tiles of `choose_tile_size` if `needs_sliding` says so. ``"cell_size"``:
+        the whole cells in up to 9 tiles of 512 tell the diameter, and that the tiles, the overlap
+        and, with `model_diameter`, the scale.
     overlap, overlap_px
-        As of `TileGrid`; 0.6 if neither is given.
+        As of `TileGrid`, of the tiles without the margin; 0.6 if neither is given.
     batch_size : int
         Tiles that a network sees together, 1 or more.
     channel_axis : int, optional
@@ -114,6 +118,11 @@ def segment(
         as of `TileGrid.extract`.
     keys, device, amp
         As of `as_predictor`.
+    postprocess : callable, optional
+        What makes labels, or what else is to be returned; called with the head options. With
+        ``"flows"`` and ``"hover"`` instead of `follow_flows` or `hover_watershed`, with the whole
+        map, (K, H, W): ``lambda maps: maps`` gives it. With ``"instances"`` instead of
+        `paste_masks`, with the merged `Detections`, which need no masks then, and (H, W).
     progress : bool or callable
         True: a bar on stderr. A function: called with the tiles done and the number of all.
     **head_options
@@ -132,6 +141,8 @@ def segment(
     TypeError, ValueError
         If an argument is out of range, or the network raises such, or its output has another size,
         number, dtype or number of channels than it should, or NaN: the tile is named.
+    NoCellsError
+        A ValueError: if no cells are there to choose the tiles by, with ``"cell_size"``.
     RuntimeError
         If the network raises another error: the tiles are named, and its error is the cause.
 
@@ -191,20 +202,27 @@ def segment(
         )
     if n_axes == 3 and scale != 1:
         raise ValueError(f"scale: expected 1 for a volume; got {scale}")
-    source = _Source(image, channel_axis, n_axes, normalize, limits)
+    source = Source(image, channel_axis, n_axes, normalize, limits)
     seen = source.seen
+
+    margin = networks.margin
+    if postprocess is not None and head == "labels":
+        raise ValueError(f"postprocess: expected None with head {head!r}; got {postprocess!r}")
 
     def labels_of(seen: Any, shape: tuple[int, ...], tell: _Tell, **layout: Any) -> Any:
         grid = TileGrid(seen.shape[1:], **layout)
         sink: MapHead | InstanceHead
         if head in ("flows", "hover"):
-            sink = MapHead(grid, head, window, window_sigma, head_options)
+            sink = MapHead(grid, head, window, window_sigma, head_options, postprocess)
         else:
-            sink = InstanceHead(grid, head, head_options)
-        _run(seen, grid, networks, sink, size, padding, tell)
+            sink = InstanceHead(grid, head, head_options, postprocess)
+        places = _widened(grid, margin)
+        _run(seen, places, networks, sink, size, padding, tell)
         return sink.labels(shape)
 
     layout: dict[str, Any] = {"tile": tile, "overlap": overlap, "overlap_px": overlap_px}
+    if not isinstance(tile, str):
+        layout["tile"] = _without_margin(tile, margin)
     if 0 in source.shape:  # no rule says anything of it
         layout["tile"] = _LARGEST_TILE if isinstance(tile, str) else tile
     elif isinstance(tile, str) and tile == "train4ever":
@@ -238,78 +256,23 @@ def segment(
         return source.result(labels_of(seen, source.shape, tell, **layout))
 
 
-class _Source:
-    """An image as networks are to see it, and labels as its owner is to get them."""
-
-    def __init__(
-        self,
-        image: Array,
-        channel_axis: int | None,
-        n_axes: int,
-        normalize: str | Normalization | None,
-        limits: Any,
-    ) -> None:
-        norm = normalization("none" if normalize is None else normalize)
-        self._is_lazy = not _is_array(image)
-        self._arrays = Arrays(image=np.empty(0, image.dtype) if self._is_lazy else image)
-        pixels = self._arrays["image"]
-        dtype = dtype_name(pixels)
-        if dtype != "bool" and "int" not in dtype and "float" not in dtype:
-            raise TypeError(f"image: expected a real dtype; got {dtype}")
-        shape = image.shape if self._is_lazy else pixels.shape
-        axis = _channel_axis(tuple(int(n) for n in shape), channel_axis, n_axes)
-        channels_first: Any
-        if self._is_lazy:
-            channels_first = _ChannelsFirst(image, axis)
-        else:
-            channels_first = pixels[None, ...] if axis is None else _moved(pixels, axis)
-        if limits is None and norm.percentiles is not None:
-            whole = channels_first[...]
-            limits = norm.limits(whole, spatial_ndim=n_axes)
-        #: (C, *shape), float32 if it is to be normalised
-        self.seen = channels_first
-        if normalize is not None or limits is not None:
-            pairs = (0.0, 1.0) if limits is None else limits
-
-            def apply(pixels: Array) -> Array:
-                return norm.apply(pixels, pairs, spatial_ndim=n_axes)
-
-            if self._is_lazy:
-                channels_first.then, channels_first.dtype = apply, np.dtype(np.float32)
-            else:
-                self.seen = apply(channels_first)
-        self.shape: tuple[int, ...] = tuple(int(n) for n in channels_first.shape[1:])
-
-    def resized(self, shape: tuple[int, int]) -> Array:
-        """All of `seen`, at another size."""
-        xp = self._arrays.xp
-        return resize_bilinear(xp, xp.astype(self.seen[...], xp.float32, copy=False), shape)
-
-    def result(self, found: Any) -> Any:
-        """Labels, or labels and report, in the image's library and on its device."""
-        if isinstance(found, tuple):
-            return (self.result(found[0]), *found[1:])
-        if self._arrays.kind in ("torch", "cupy"):
-            return self._arrays.xp.asarray(found, device=self._arrays.device)
-        return self._arrays.result(to_host(found))
+def _without_margin(tile: int | Sequence[int], margin: int) -> Any:
+    """Sides of what the network tells of a tile."""
+    sides: list[int] = [integer("tile", n) for n in np.atleast_1d(np.asarray(tile, object))]
+    if margin and min(sides) <= 2 * margin:
+        raise ValueError(
+            f"tile: expected more than twice the networks' margin of {margin}; got {tile!r}"
+        )
+    inner = [n - 2 * margin for n in sides]
+    return inner[0] if np.ndim(tile) == 0 else inner
 
 
-class _ChannelsFirst:
-    """An image that is read in parts, as (C, *shape)."""
-
-    def __init__(self, image: Any, axis: int | None) -> None:
-        shape = [int(n) for n in image.shape]
-        self._image, self._axis, self.dtype = image, axis, np.dtype(image.dtype)
-        self.then: Callable[[Array], Any] = np.asarray
-        n_channels = 1 if axis is None else shape.pop(axis)
-        self.shape = (n_channels, *shape)
-
-    def __getitem__(self, key: Any) -> Any:
-        places = list(key[1:]) if isinstance(key, tuple) else [slice(None)] * (len(self.shape) - 1)
-        if self._axis is None:
-            return self.then(np.asarray(self._image[tuple(places)])[None])
-        places.insert(self._axis, slice(None))
-        return self.then(np.moveaxis(np.asarray(self._image[tuple(places)]), self._axis, 0))
+def _widened(grid: TileGrid, margin: int) -> TileGrid:
+    """The grid of what networks see, where they tell of `grid`."""
+    if margin == 0:
+        return grid
+    tile = [side + 2 * margin for side in grid.tile]
+    return TileGrid.at(grid.shape, tile, [(starts - margin).tolist() for starts in grid.starts])
 
 
 # ---- the work -----------------------------------------------------------------------------------
@@ -378,7 +341,7 @@ def _diameter(seen: Any, labels_of: Callable[..., Any]) -> float:
         found.append(2 * np.sqrt(cells["area"][~is_cut] / math.pi))
     diameters = np.concatenate(found)
     if len(diameters) == 0:
-        raise ValueError(
+        raise NoCellsError(
             f"tile: expected whole cells in the {len(chosen)} tiles that 'cell_size' looks at; "
             "got none: give the size of the tiles"
         )
@@ -405,51 +368,10 @@ def _told(progress: bool | _Tell) -> Iterator[_Tell]:
 # ---- arguments ----------------------------------------------------------------------------------
 
 
-def _is_array(image: Any) -> bool:
-    """Whether all of it is in memory."""
-    if isinstance(image, np.ndarray) or hasattr(image, "__dlpack__"):
-        return True
-    if not all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__")):
-        raise TypeError(
-            "image: expected an array, or what has shape, dtype and slices; got "
-            f"{type(image).__name__}"
-        )
-    return False
-
-
 def _n_axes(tile: Any) -> int:
     if not isinstance(tile, str) and np.ndim(tile) != 0 and len(tile) not in (2, 3):
         raise ValueError(f"tile: expected one number, or one for each of 2 or 3 axes; got {tile!r}")
     return 2 if isinstance(tile, str) or np.ndim(tile) == 0 else len(tile)
-
-
-def _channel_axis(shape: tuple[int, ...], axis: int | None, n_axes: int) -> int | None:
-    if axis is None and len(shape) == n_axes:
-        return None
-    if len(shape) != n_axes + 1:
-        raise ValueError(
-            f"image: expected {n_axes} axes, or {n_axes + 1} with one of channels; got shape "
-            f"{shape}"
-        )
-    if axis is None:
-        short = [k for k in (0, n_axes) if shape[k] <= _MOST_CHANNELS]
-        if len(short) != 1:
-            raise ValueError(
-                f"channel_axis: expected to be told, for an image of shape {shape}; got None"
-            )
-        return short[0]
-    try:
-        place = index(axis)
-    except TypeError:
-        raise TypeError(f"channel_axis: expected an integer or None; got {axis!r}") from None
-    if not -len(shape) <= place < len(shape):
-        raise ValueError(f"channel_axis: expected an axis of shape {shape}; got {axis}")
-    return place % len(shape)
-
-
-def _moved(array: Array, axis: int) -> Array:
-    order = [axis, *[k for k in range(len(array.shape)) if k != axis]]
-    return array_namespace(array).permute_dims(array, tuple(order))
 
 
 def _positive(name: str, value: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -81,6 +81,14 @@ class Ensemble:
                 f"got {self.weights!r}"
             )
         object.__setattr__(self, "weights", weights)
+        margins = sorted({model.margin for model in self.models})
+        if len(margins) > 1:
+            raise ValueError(f"model: expected networks of one margin; got margins {margins}")
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which outputs are smaller than tiles, at each side."""
+        return self.models[0].margin
 
     @property
     def owns_output(self) -> bool:
@@ -108,8 +116,10 @@ class MapHead:
         window: Window | Array,
         sigma: float,
         options: dict[str, Any],
+        postprocess: Callable[..., Any] | None = None,
     ) -> None:
         self._grid, self._head, self._options = grid, head, options
+        self._postprocess = postprocess
         self._window, self._sigma = window, sigma
         self._stitcher: Stitcher | None = None
         self._is_own = True  # whether nobody writes to maps later
@@ -121,7 +131,8 @@ class MapHead:
             n_maps = 4
         empty = grid.shape if 0 in grid.shape else (0,) * grid.ndim
         self._nothing = np.zeros((n_maps, *empty), np.float32)
-        self._labels_of(self._nothing)
+        if postprocess is None:
+            self._labels_of(self._nothing)
 
     def predict(self, batch: Array, networks: Ensemble) -> Array:
         """Maps of a batch, (n, K, *tile): the mean over networks and views."""
@@ -195,6 +206,8 @@ class MapHead:
         return self._labels_of(maps)
 
     def _labels_of(self, maps: Array) -> Any:
+        if self._postprocess is not None:
+            return self._postprocess(maps, **self._options)
         if self._head == "flows":
             return follow_flows(maps[:-1, ...], maps[-1, ...], **self._options)
         n = 1 if maps.shape[0] == 3 else 2
@@ -205,14 +218,23 @@ class MapHead:
 class InstanceHead:
     """Instances of all tiles are put together, each once, and pasted."""
 
-    def __init__(self, grid: TileGrid, head: str, options: dict[str, Any]) -> None:
-        self._grid, self._head = grid, head
+    def __init__(
+        self,
+        grid: TileGrid,
+        head: str,
+        options: dict[str, Any],
+        postprocess: Callable[..., Any] | None = None,
+    ) -> None:
+        self._grid, self._head, self._postprocess = grid, head, postprocess
         pasting = (*_OF_PASTING, *_OF_BOTH)
         self._pasting = {name: options[name] for name in pasting if name in options}
         self._merging = {name: v for name, v in options.items() if name not in _OF_PASTING}
         self._found: dict[int, Detections] = {}
         # What is wrong with the options shows before the networks have worked for hours.
-        self._labels_of([], [], (0, 0))
+        if postprocess is None:
+            self._labels_of([], [], (0, 0))
+        else:
+            merge_detections([], [], **self._merging)
 
     def predict(self, batch: Array, networks: Ensemble) -> list[Detections]:
         """Detections of each tile, those of all networks and views together."""
@@ -234,7 +256,7 @@ class InstanceHead:
         found = as_detections(output, shape=view.shape(self._grid.tile))
         # NumPy has no bfloat16, and duplicates are found on the host.
         found = replace(found, boxes=_widened(found.boxes), scores=_widened(found.scores))
-        if found.masks is None and len(found):
+        if found.masks is None and len(found) and self._postprocess is None:
             raise ValueError("model: expected masks of head 'instances'; got boxes without any")
         if not all(np.isfinite(to_host(values)).all() for values in (found.boxes, found.scores)):
             raise ValueError("model: expected finite boxes and scores; got others")
@@ -261,11 +283,11 @@ class InstanceHead:
     ) -> Any:
         both: Any = merge_detections(per_tile, grid, **self._merging, return_report=True)
         merged, report = both
-        boxes = merged.boxes if merged.mask_boxes is None else merged.mask_boxes
         if self._found and shape != self._grid.shape:
-            y, x = (n / m for n, m in zip(shape, self._grid.shape, strict=True))
-            xp = array_namespace(boxes)
-            boxes = boxes * xp.asarray([x, y, x, y], dtype=boxes.dtype, device=device(boxes))
+            merged = _scaled(merged, *(n / m for n, m in zip(shape, self._grid.shape, strict=True)))
+        if self._postprocess is not None:
+            return self._postprocess(merged, shape, **self._pasting)
+        boxes = merged.boxes if merged.mask_boxes is None else merged.mask_boxes
         masks = [] if merged.masks is None else merged.masks
         pasted = paste_masks(masks, boxes, merged.scores, shape, **self._pasting)
         if not isinstance(pasted, tuple):
@@ -279,6 +301,13 @@ class InstanceHead:
             n_cut=report.n_cut,
             n_duplicates=report.n_duplicates,
         )
+
+
+def _scaled(found: Detections, y: float, x: float) -> Detections:
+    xp = array_namespace(found.boxes)
+    by = xp.asarray([x, y, x, y], dtype=found.boxes.dtype, device=device(found.boxes))
+    covered = None if found.mask_boxes is None else found.mask_boxes * by
+    return replace(found, boxes=found.boxes * by, mask_boxes=covered)
 
 
 def _copy(array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -84,19 +85,45 @@ def stardist_matching():
     def _raise(error):
         raise error
 
-    stand_in = types.ModuleType("csbdeep"), types.ModuleType("csbdeep.utils")
-    stand_in[1]._raise = _raise
-    names = ("csbdeep", "csbdeep.utils")
-    before = {name: sys.modules.get(name) for name in names}
-    sys.modules.update(zip(names, stand_in, strict=True))
     try:
-        path = f"{spec.submodule_search_locations[0]}/matching.py"
-        alone = importlib.util.spec_from_file_location("stardist_matching", path)
-        module = importlib.util.module_from_spec(alone)
-        alone.loader.exec_module(module)
-        return module
+        with _standing_in({"csbdeep": {}, "csbdeep.utils": {"_raise": _raise}}):
+            path = f"{spec.submodule_search_locations[0]}/matching.py"
+            alone = importlib.util.spec_from_file_location("stardist_matching", path)
+            module = importlib.util.module_from_spec(alone)
+            alone.loader.exec_module(module)
+            return module
     except ImportError as error:
         pytest.skip(f"stardist.matching cannot be imported: {error}")
+
+
+def cellpose_distributed():
+    """The module of Cellpose's distributed merge; ImportError says why there is none.
+
+    What it takes to run on a cluster and to read and write files is not needed to merge labels:
+    empty modules stand in for what of it is not installed.
+    """
+    cellpose()
+    importlib.import_module("dask_image.ndmeasure")
+    empty = {
+        "distributed": {"LocalCluster": object},
+        "dask_jobqueue": {"LSFCluster": object},
+        "imagecodecs": {},
+        "zarr": {},
+    }
+    missing = {name: has for name, has in empty.items() if importlib.util.find_spec(name) is None}
+    with _standing_in(missing):
+        return importlib.import_module("cellpose.contrib.distributed_segmentation")
+
+
+@contextlib.contextmanager
+def _standing_in(modules):
+    """Modules of those names with those attributes, while something imports them."""
+    before = {name: sys.modules.get(name) for name in modules}
+    for name, attributes in modules.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(attributes)
+    try:
+        yield
     finally:
         for name, module in before.items():
             sys.modules.pop(name) if module is None else sys.modules.update({name: module})

@@ -48,6 +48,10 @@ def hover(tiles):
     return np.concatenate([np.clip(tiles[:, 2:], 0, 1), -tiles[:, 1::-1] / 5], axis=1)
 
 
+def inner(tiles):
+    return tiles[:, :, 1:-1, 1:-1]
+
+
 def broken(tiles):
     raise RuntimeError("out of memory\\nor so")
 
@@ -123,7 +127,7 @@ def whole(stack, **options):
 def test_options_are_those_of_segment():
     given = inspect.signature(cellpost.segment).parameters
     keywords = {name: p.default for name, p in given.items() if p.kind is p.KEYWORD_ONLY}
-    del keywords["progress"]  # on a terminal
+    del keywords["progress"], keywords["postprocess"]  # on a terminal; a function
     offered = inspect.signature(cli.segment).parameters
     several = {"keys": "key", "weights": "weight"}
     for name, default in keywords.items():
@@ -132,11 +136,35 @@ def test_options_are_those_of_segment():
         other = {"tile": None, "normalize": "none", "device": "auto"}.get(name, default)
         assert mine == other, name
     others = {"image", "model", "output", "overlay", "report", "set_", "out_dtype", "threads"}
-    others |= {"overwrite", "quiet"}
+    others |= {"overwrite", "quiet", "margin"}
     assert set(offered) == {several.get(name, name) for name in keywords} | others
     average = inspect.signature(cellpost.segment, eval_str=True).parameters["average"].annotation
     for choices, values in ((Head, models.Head), (Beyond, tiles_grid.Padding), (Average, average)):
         assert [choice.value for choice in choices] == list(get_args(values))
+
+
+def test_networks_of_smaller_maps(folder, stack):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    network = torch.nn.Conv2d(3, 3, 3, bias=False)
+    with torch.no_grad():
+        network.weight.zero_()
+        for channel in range(3):
+            network.weight[channel, channel, 1, 1] = 1
+    torch.jit.save(torch.jit.script(network), "inner.pt")
+    options = ["--tile", "50", "--padding", "edge"]
+    result = run(
+        "segment", "stack.tif", "--model", "inner.pt", "-o", "c.tif", *options, "--margin", 1
+    )
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(tifffile.imread("c.tif"), whole(stack))
+    # A function beside it gives NumPy's arrays: these are averaged with the script's.
+    mixed = ["--model", "inner.pt", "--model", "networks:inner", "-o", "d.tif", "--margin", "1"]
+    assert run("segment", "stack.tif", *mixed, *options).exit_code == 0
+    np.testing.assert_array_equal(tifffile.imread("d.tif"), whole(stack))
+    for margin, message in [(-1, "margin"), (25, "tile"), (2, "model")]:
+        wrong = run("segment", "stack.tif", "--model", "inner.pt", "-o", "e.tif", *options,
+                    "--margin", margin)  # fmt: skip
+        assert_fails(wrong, 2, message)
 
 
 def test_options_reach_segment(folder, script, monkeypatch):

@@ -21,8 +21,42 @@ def side_by_side(labels, grid):
     return out
 
 
+def slow_join(labels, grid):
+    """The rule without flows, one pair of fragments after the other."""
+    links = []
+    for axis in range(grid.ndim):
+        lines = np.moveaxis(labels, axis, 0)
+        cuts = {grid.core(i)[axis].start for i in range(len(grid))} - {0}
+        for cut in sorted(cuts):
+            near, far = lines[cut - 1], lines[cut]
+            scores = {}
+            for a, b in {(int(a), int(b)) for a, b in zip(near.flat, far.flat, strict=True)}:
+                shared = np.sum((near == a) & (far == b))
+                edges = np.sum(near == a), np.sum(far == b)
+                before, behind = lines[max(cut - 7, 0) : cut - 1], lines[cut + 1 : cut + 7]
+                wide_a = max((np.sum(line == a) for line in before), default=0)
+                wide_b = max((np.sum(line == b) for line in behind), default=0)
+                is_neck = min(wide_a, wide_b) > 1.15 ** (grid.ndim - 1) * shared
+                if a and b and a != b and 2 * shared >= min(edges) and not is_neck:
+                    scores[a, b] = shared / (sum(edges) - shared)
+            for a, b in scores:
+                best_b = min((-v, y) for (x, y), v in scores.items() if x == a)[1]
+                best_a = min((-v, x) for (x, y), v in scores.items() if y == b)[1]
+                if (best_a, best_b) == (a, b):
+                    links.append((a, b))
+    joined = labels.copy()
+    for a, b in links:
+        one, other = (joined[labels == x][0] for x in (a, b))
+        joined[joined == other] = one
+    return ref_labels.relabel(joined)
+
+
 def score(true, found, grid):
-    """Objects that seams cross, those whole again, objects, wrong merges, pairs across seams."""
+    """Objects that seams cross, those of them whole again, and those merged with others; merges.
+
+    A merge is wrong if an object found holds pixels of two true ones: of n it is n - 1 merges,
+    whether or not seams cross these.
+    """
     cores = np.zeros(grid.shape, np.int64)
     for i in range(len(grid)):
         cores[grid.core(i)] = i
@@ -37,21 +71,15 @@ def score(true, found, grid):
     of_true = pairs(found)
     ids_found, n_true = np.unique(of_true[1], return_counts=True)
     ids_true, n_found = np.unique(of_true[0], return_counts=True)
-    merged = of_true[0][np.isin(of_true[1], ids_found[n_true > 1])]
+    merged = np.unique(of_true[0][np.isin(of_true[1], ids_found[n_true > 1])])
     whole = np.setdiff1d(crossing, np.union1d(merged, ids_true[n_found > 1]))
-    n_touching = 0
-    for axis in range(true.ndim):
-        a, c = np.moveaxis(true, axis, 0), np.moveaxis(cores, axis, 0)
-        m = (a[:-1] > 0) & (a[1:] > 0) & (c[:-1] != c[1:])
-        both = np.stack([a[:-1][m], a[1:][m], c[:-1][m], c[1:][m]])
-        n_touching += np.unique(both, axis=1).shape[1]
-    n_merged = int((n_true - 1).sum())
-    return np.array([len(crossing), len(whole), len(ids), n_merged, n_touching])
+    n_merged = np.isin(crossing, merged).sum()
+    return np.array([len(crossing), len(whole), n_merged, (n_true - 1).sum()])
 
 
 def scores(images, n_grids, sides, ndim=2):
     rng = np.random.default_rng(0)
-    sums = np.zeros(5, int)
+    sums = np.zeros(4, int)
     for k in range(n_grids):
         true = images[k % len(images)]
         grid = TileGrid(true.shape, tile=rng.integers(*sides, ndim).tolist(), layout="nonoverlap")
@@ -60,16 +88,31 @@ def scores(images, n_grids, sides, ndim=2):
     return sums
 
 
-def assert_rejoined(sums):
-    n_crossing, n_whole, n_objects, n_merged, n_touching = sums.tolist()
+def assert_rejoined(sums, share_merged=0.005):
+    """At least 95 % of what seams cross is whole; so much of it merged, and as many merges."""
+    n_crossing, n_whole, n_merged, n_merges = sums.tolist()
     assert n_crossing > 300
     assert n_whole >= 0.95 * n_crossing, sums
-    assert n_merged <= 0.005 * n_objects, sums
-    assert n_merged <= 0.005 * n_touching, sums
+    assert max(n_merged, n_merges) <= share_merged * n_crossing, sums
+
+
+@pytest.mark.parametrize("clip", [1.0, 1.3])
+def test_fragments_are_joined_as_one_pair_after_the_other(clip):
+    for shape, side, radius in (((70, 90), 17, (2, 6)), ((24, 30, 26), 11, (2, 5))):
+        true = simulate.packed_discs(shape, radius=radius, clip=clip, seed=7)
+        grid = TileGrid(shape, tile=side, layout="nonoverlap")
+        fragments = side_by_side(true, grid)
+        expected = slow_join(fragments, grid)
+        assert fragments.max() > expected.max()
+        np.testing.assert_array_equal(join_fragments(fragments, grid), expected)
 
 
 def test_real_nuclei_are_whole_again(nuclei2d):
     assert_rejoined(scores([nuclei2d], 40, (40, 200)))
+
+
+def test_nuclei_of_a_volume_are_whole_again(nuclei3d):
+    assert_rejoined(scores([nuclei3d], 40, (14, 40), 3))
 
 
 @pytest.mark.parametrize("clip", [1.0, 1.15])
@@ -79,16 +122,19 @@ def test_packed_discs_are_whole_again(clip, radius):
     assert_rejoined(scores(images, 16, (40, 160)))
 
 
+# Small ones pressed together touch along a pixel or two: the docstring promises less of these.
+@pytest.mark.parametrize(("clip", "share_merged"), [(1.0, 0.005), (1.15, 0.01), (1.3, 0.015)])
+def test_small_packed_discs_are_whole_again(clip, share_merged):
+    images = [
+        simulate.packed_discs((400, 400), radius=(2, 5), clip=clip, tries=20_000, seed=s)
+        for s in (0, 1)
+    ]
+    assert_rejoined(scores(images, 4, (40, 160)), share_merged)
+
+
 def test_packed_balls_are_whole_again():
     balls = simulate.packed_discs((50, 80, 90), radius=(4, 10), tries=1500)
     assert_rejoined(scores([balls], 12, (15, 60), 3))
-
-
-def test_nuclei_of_a_volume_are_whole_again(nuclei3d):
-    n_crossing, n_whole, n_objects, n_merged, _ = scores([nuclei3d], 16, (14, 40), 3).tolist()
-    assert n_whole >= 0.95 * n_crossing
-    # Nuclei of ten pixels that squeeze each other: there is no more to see on two planes.
-    assert n_merged <= 0.01 * n_objects
 
 
 # ---- what is one cell, and what is not ----------------------------------------------------------
@@ -128,13 +174,6 @@ def test_a_cell_across_many_tiles_is_one():
     np.testing.assert_array_equal(join_fragments(grid.extract(cell), grid), cell)
 
 
-def peanut():
-    """A cell with a waist at the seam; its flows run through the waist to one centre."""
-    cell = disc((11, 20), 9) | disc((28, 20), 9) | (abs(np.indices((40, 40))[1] - 20) < 3)
-    cell[:4] = cell[36:] = False
-    return cell.astype(np.int32)
-
-
 def bricks():
     """Two cells whose straight edges meet at the seam."""
     labels = np.zeros((40, 40), np.int32)
@@ -142,27 +181,27 @@ def bricks():
     return labels
 
 
-def test_flows_tell_waists_from_borders():
-    grid = halves()
-    for labels in (peanut(), bricks()):
-        fragments = side_by_side(labels, grid)
-        flows = simulate.from_labels(labels, noise=1.0).dP
-        mistaken = join_fragments(fragments, grid)
-        assert not np.array_equal(mistaken, labels)
-        np.testing.assert_array_equal(join_fragments(fragments, grid, flows=flows), labels)
+def test_flows_tell_borders():
+    grid, labels = halves(), bricks()
+    flows = simulate.from_labels(labels, noise=1.0).dP
+    assert join_fragments(labels, grid).max() == 1
+    found, report = join_fragments(labels, grid, flows=flows, return_report=True)
+    np.testing.assert_array_equal(found, labels)
+    assert (report.n_joined, report.n_no_evidence) == (0, 1)
 
 
-def test_flows_make_packed_discs_better():
-    labels = simulate.packed_discs((300, 300), radius=(2, 5), seed=6)
-    flows = simulate.from_labels(labels, noise=0.5).dP
-    sums = np.zeros((2, 5), int)
+def test_flows_keep_small_discs_apart_that_are_pressed_together():
+    labels = simulate.packed_discs((400, 400), radius=(2, 5), clip=1.3, tries=20_000, seed=6)
+    flows = 5 * cellpost.masks_to_flows(labels)
+    flows += np.random.default_rng(6).standard_normal(flows.shape, np.float32)
+    with_flows, without = np.zeros(4, int), np.zeros(4, int)
     for side in (37, 50, 64, 81):
         grid = TileGrid(labels.shape, tile=side, layout="nonoverlap")
         fragments = side_by_side(labels, grid)
-        sums[0] += score(labels, join_fragments(fragments, grid), grid)
-        sums[1] += score(labels, join_fragments(fragments, grid, flows=flows), grid)
-    assert sums[1, 1] >= 0.95 * sums[1, 0]
-    assert sums[1, 3] <= sums[0, 3] / 2
+        without += score(labels, join_fragments(fragments, grid), grid)
+        with_flows += score(labels, join_fragments(fragments, grid, flows=flows), grid)
+    assert_rejoined(with_flows)
+    assert with_flows[3] <= without[3] / 2
 
 
 def test_probability_tells_borders():
@@ -225,6 +264,8 @@ def test_all_kinds_of_arrays(kind):
     )
     assert kind.owns(found)
     np.testing.assert_array_equal(kind.get(found), cell)
+    empty = join_fragments(kind.put(np.zeros((0, 5), np.int32)), TileGrid((0, 5), tile=3))
+    assert kind.owns(empty)
     tiles = [kind.put(tile) for tile in halves().extract(cell)]
     found = join_fragments(tiles, halves())
     assert kind.owns(found)

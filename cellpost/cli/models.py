@@ -84,7 +84,9 @@ def _giving_numpy(network: cellpost.Predictor) -> cellpost.Predictor:
     """The same network, with arrays that those of another library can be averaged with."""
     if network.head == "instances":  # no arrays yet
         return network
-    return cellpost.as_predictor(lambda batch: to_host(network(batch)), head=network.head)
+    return cellpost.as_predictor(
+        lambda batch: to_host(network(batch)), head=network.head, margin=network.margin
+    )
 
 
 def _suffix(spec: str) -> str:

@@ -32,7 +32,7 @@ from cellpost.cli.options import (
 )
 from cellpost.cli.paste import count_pasted
 from cellpost.io.images import read_pixels
-from cellpost.segment import _channel_axis
+from cellpost.segment_source import channel_axis_of
 
 
 class Head(str, Enum):
@@ -113,6 +113,10 @@ def segment(
         list[str] | None,
         typer.Option(help="Members of the network's dict that are the maps, in order."),
     ] = None,
+    margin: Annotated[
+        int,
+        typer.Option(help="Pixels by which the network's maps are smaller, at each side."),
+    ] = 0,
     tile: Annotated[
         list[str] | None,
         typer.Option(
@@ -194,7 +198,9 @@ def segment(
 
     def prepare(steps: Steps) -> tuple[str, Callable[..., Any]]:
         steps.say("loading the network")
-        networks = load_networks(model, device, threads, head=head.value, keys=key or None, amp=amp)
+        networks = load_networks(
+            model, device, threads, head=head.value, keys=key or None, amp=amp, margin=margin
+        )
 
         def call(pixels: Any, **options: Any) -> Any:
             labels, found = cellpost.segment(
@@ -211,11 +217,12 @@ def segment(
     def read() -> Inputs:
         pixels, has_channels = read_pixels(image)
         told = pixels.ndim - 1 if channel_axis is None and has_channels else channel_axis
-        axis = _channel_axis(pixels.shape, told, len(sides) if isinstance(sides, tuple) else 2)
+        axis = channel_axis_of(pixels.shape, told, len(sides) if isinstance(sides, tuple) else 2)
         options["channel_axis"] = axis
         picture = pixels if axis is None else np.moveaxis(pixels, axis, -1)
         shape = picture.shape if axis is None else picture.shape[:-1]
         noted = {"image": str(image), "models": model, "keys": key or None, "amp": amp}
+        noted["margin"] = margin
         return Inputs((pixels,), picture, shape, noted)
 
     job.run("segmenting", cellpost.segment, options, read, _HEADS[head][1], prepare=prepare)
