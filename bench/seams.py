@@ -54,7 +54,7 @@ import simulate
 import workload
 
 import cellpost
-from cellpost.overlaps import object_pairs
+from cellpost.overlaps import count_pairs
 
 SHIFTS = ((0, 0), (1, 1), (-1, -1))  # pixels that an object of a perturbed tile is off by
 SPLIT, HELD = 0.1, 0.5  # shares of a true object
@@ -190,7 +190,7 @@ def at_seams(labels: np.ndarray, grid: cellpost.TileGrid) -> np.ndarray:
 
 def outcome(true: np.ndarray, found: np.ndarray, ids: np.ndarray) -> tuple[int, int, int]:
     """How many of these true objects are split, merged and lost."""
-    pairs = object_pairs(cellpost.overlap_counts(true, found))
+    pairs = count_pairs(true=true, found=found)
     n, share = len(pairs.ids_a), pairs.count / pairs.area_a[pairs.a]
     is_split = np.bincount(pairs.a[share >= SPLIT], minlength=n) >= 2
     held = share >= HELD

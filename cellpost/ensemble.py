@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost.labels import integer, number
-from cellpost.overlaps import ObjectPairs, object_pairs, overlap_counts
+from cellpost.overlaps import ObjectPairs, count_pairs
 
 __all__ = ["FuseReport", "fuse", "mean_maps"]
 
@@ -237,7 +237,7 @@ def fuse(
     n_labels = _core.relabel(painted, arrays.stream)
     result: list[Any] = [arrays.labels_result(painted, n_labels, out_dtype)]
     if return_scores:
-        pairs = object_pairs(overlap_counts(out, painted))
+        pairs = count_pairs(a=out, b=painted)
         scores = np.zeros(n_labels)
         scores[pairs.b] = cell_score[by_score[pairs.ids_a[pairs.a] - 1]]
         result.append(arrays.result(arrays.xp.asarray(scores, device=arrays.device)))
@@ -397,7 +397,7 @@ def _scores(name: str, scores: Any, ids: NDArray[np.int64]) -> NDArray[np.float6
 def _overlaps(images: list[Array]) -> dict[tuple[int, int], ObjectPairs]:
     """Of each two models, the first one earlier; of the one with itself if it is alone."""
     among = [(0, 0)] if len(images) == 1 else combinations(range(len(images)), 2)
-    return {(i, j): object_pairs(overlap_counts(images[i], images[j])) for i, j in among}
+    return {(i, j): count_pairs(a=images[i], b=images[j]) for i, j in among}
 
 
 def _cells(

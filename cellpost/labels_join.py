@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from cellpost import _core
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost.labels import number
-from cellpost.labels_merge import _is_best, _Tiles
+from cellpost.labels_merge import is_best
+from cellpost.labels_tiles import LabelTiles
 from cellpost.tiles_grid import TileGrid
 
 __all__ = ["JoinReport", "join_fragments"]
@@ -175,7 +176,7 @@ def join_fragments(
     return (result, report) if return_report else result
 
 
-def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[_Tiles, NDArray[np.int64], Array]:
+def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[LabelTiles, NDArray[np.int64], Array]:
     """The tiles, the numbers of their backgrounds, and the image of the numbers of all ids."""
     if not isinstance(tiles, (list, tuple)):
         arrays = Arrays(tiles=tiles)
@@ -188,14 +189,14 @@ def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[_Tiles, NDArray[np.int64]
                 )
             whole = arrays.int32_labels("tiles", to_write=False)[0]
             is_empty = 0 in shape
-            one = _Tiles(
+            one = LabelTiles(
                 [] if is_empty else [whole], TileGrid(shape, tile=[max(n, 1) for n in shape])
             )
             one.arrays = arrays  # of the caller's library; `whole` may be NumPy's view
             if is_empty:
                 return one, np.zeros(1, np.int64), whole
             return one, one.number(), one.tiles[0]
-    every = _Tiles(tiles, grid)
+    every = LabelTiles(tiles, grid)
     labels = every.arrays.empty(grid.shape, "int32")
     if not len(grid):
         return every, np.zeros(1, np.int64), labels
@@ -284,7 +285,7 @@ def _seams_of(
     if "prob" in maps:
         is_one &= ~_dips(seams, labels, maps["prob"], edge, faces, pair_of)
     found = np.flatnonzero(in_contact & is_one)
-    best = _is_best(a[found], b[found], score[found]) & _is_best(b[found], a[found], score[found])
+    best = is_best(a[found], b[found], score[found]) & is_best(b[found], a[found], score[found])
     joined = found[best]
     n_no_evidence = int((in_contact & ~is_one).sum())
     n_no_contact = len(pairs) - n_no_evidence - len(joined)

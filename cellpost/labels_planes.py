@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellpost import _core
 from cellpost._arrays import Array, Arrays
 from cellpost.labels import integer, number
-from cellpost.overlaps import ObjectPairs, object_pairs, overlap_counts
+from cellpost.overlaps import ObjectPairs, count_pairs
 
 __all__ = ["PlanesReport", "stitch_planes"]
 
@@ -139,13 +139,13 @@ def stitch_planes(
     for z in range(len(volume)):
         image, _ = Arrays(labels=volume[z]).int32_labels("labels", to_write=False)
         # Of the first plane all that counts is which ids it has.
-        pairs = object_pairs(overlap_counts(image, recent[0].image if recent else image))
+        pairs = count_pairs(a=image, b=recent[0].image if recent else image)
         plane = _Plane(image, pairs.ids_a)
         for n_missed, before in enumerate(recent):
             if n_missed > 0:
                 if not (before.is_last.any() and (plane.number_of == 0).any()):
                     continue
-                pairs = object_pairs(overlap_counts(image, before.image))
+                pairs = count_pairs(a=image, b=before.image)
             linked = plane.link(before, pairs, threshold)
             n_linked += linked
             n_across += linked if n_missed > 0 else 0
@@ -215,7 +215,7 @@ class _Plane:
         """Link objects that are free to parts of an earlier plane that are; returns how many."""
         parts = len(before.numbers)
         area = _sums(before.part_of, pairs.area_b, parts)
-        new, old, count = pairs.a, before.part_of[pairs.b], pairs.count
+        new, old, count = pairs.a.astype(np.int64), before.part_of[pairs.b], pairs.count
         if parts < len(before.ids):  # several ids of one part
             keys, at = np.unique(new * parts + old, return_inverse=True)
             new, old, count = keys // parts, keys % parts, _sums(at, count, len(keys))

@@ -76,7 +76,12 @@ def test_all_kinds_of_arrays(kind):
         (TypeError, "a: expected an integer", np.zeros((2, 2)), np.zeros((2, 2), int)),
         (TypeError, "b: expected an integer", np.zeros((2, 2), int), np.zeros((2, 2), bool)),
         (TypeError, "b: expected an array", np.zeros((2, 2), int), [[0, 0]]),
-        (ValueError, "b: expected shape", np.zeros((2, 2), int), np.zeros((2, 3), int)),
+        (
+            ValueError,
+            r"b: expected the shape of a, \(2, 2\); got \(2, 3\)",
+            np.zeros((2, 2), int),
+            np.zeros((2, 3), int),
+        ),
         (ValueError, "a: expected ids >= 0", np.full((2, 2), -1), np.zeros((2, 2), int)),
         (ValueError, "a: expected 2 axes", np.zeros(4, int), np.zeros(4, int)),
     ],

@@ -221,8 +221,13 @@ def segment(
         options["channel_axis"] = axis
         picture = pixels if axis is None else np.moveaxis(pixels, axis, -1)
         shape = picture.shape if axis is None else picture.shape[:-1]
-        noted = {"image": str(image), "models": model, "keys": key or None, "amp": amp}
-        noted["margin"] = margin
+        noted = {
+            "image": str(image),
+            "models": model,
+            "keys": key or None,
+            "amp": amp,
+            "margin": margin,
+        }
         return Inputs((pixels,), picture, shape, noted)
 
     job.run("segmenting", cellpost.segment, options, read, _HEADS[head][1], prepare=prepare)

@@ -1,33 +1,43 @@
 """One-to-one pairs of the greatest total score in a sparse graph of overlaps.
 
-Stardist and Cellpose hand a dense matrix of all objects to the Hungarian method. The optimum is the
-same if it is looked for in three steps, of which the last has little left to do:
+Stardist and Cellpose hand a dense matrix of all objects to the Hungarian method. This is the same
+method on the pairs that there are: shortest augmenting paths, with a price for every object such
+that no pair scores more than the prices of its two objects. Pairs that score just that are tight.
 
-1. A pair that scores at least as much as the best other pair of its one object and the best other
-   pair of its other object together is in some optimum: any matching without it can put it in for
-   those two. Such pairs are taken, with all others of their objects gone, until there are none.
-   Of good segmentations little remains.
-2. What remains falls apart into connected components.
-3. Each is solved exactly: if the best pairs of all rows, or of all columns, are a matching, it is
-   that; dense and small by ``scipy.optimize.linear_sum_assignment``, else by
-   ``scipy.sparse.csgraph.min_weight_full_bipartite_matching``, never as a large dense matrix.
+1. Each row's price is its best score, and it gets a column of that score, if other rows leave it
+   one: of good segmentations little remains.
+2. From each row without a column, Dijkstra's search goes along other columns and the rows that have
+   them, to the nearest place where it may end: a free column, or a row that is left alone. Its
+   length is what the total loses against the prices; they change where the search has been, which
+   makes its path tight, and the path's rows move on by one column.
+
+A search looks at the neighbourhood alone, and stops at the nearest end. Scores are integers here,
+so that prices stay exact: what is tight once does not get lost by rounding.
 """
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
-__all__ = ["best_pairs"]
+__all__ = ["best_of_rows", "best_pairs"]
 
-_MOST_DENSE = 2**20  # entries of a dense cost matrix
-_MOST_ROUNDS = 100
+_GAIN_BITS = 61  # sums of two stay within int64
+_MOST_ROUNDS = 8  # of handing out best columns; what they leave is searched for
 _Places = NDArray[np.integer[Any]]
+
+
+def best_of_rows(rows: _Places, scores: NDArray[Any]) -> NDArray[np.int64]:
+    """Index of the best pair of each row, of equal ones the first; rows ascend."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    best = np.maximum.reduceat(scores, starts)
+    at_best = np.flatnonzero(scores == np.repeat(best, np.diff(starts, append=len(rows))))
+    return at_best[np.flatnonzero(np.diff(rows[at_best], prepend=-1))]
 
 
 def best_pairs(
@@ -41,7 +51,7 @@ def best_pairs(
     Parameters
     ----------
     rows, columns : (n,) integer ndarray
-        Objects of each pair, from 0.
+        Objects of each pair, from 0; rows ascend, and no pair is there twice.
     scores : (n,) float64 ndarray
         In (0, 1].
     wanted : (n,) bool ndarray, optional
@@ -51,104 +61,121 @@ def best_pairs(
     -------
     (m,) int64 ndarray
         Indices of the chosen pairs, ascending: the most wanted ones, then the greatest sum of all
-        chosen scores. Pairs that cannot change which wanted ones are chosen may be missing.
+        chosen scores.
+
+    Notes
+    -----
+    Scores count in steps of about 1e-18 times the rows or columns, whichever are fewer. Which of
+    several best choices is made is open.
     """
-    if wanted is not None and not wanted.any():
-        return np.empty(0, np.int64)
-    # In steps of 3 the wanted count before the scores of any three pairs.
-    ranks = scores if wanted is None else scores + 3.0 * wanted
     n_rows, n_columns = int(rows.max(initial=-1)) + 1, int(columns.max(initial=-1)) + 1
-    left = np.arange(len(rows))
-    chosen = [np.empty(0, np.int64)]
+    gains = _gains(scores, wanted, min(n_rows, n_columns))
+    row_prices = np.zeros(n_rows, np.int64)
+    np.maximum.at(row_prices, rows, gains)
+    pair_of_row = np.full(n_rows, -1, np.int32)
+    row_of_column = np.full(n_columns, -1, np.int32)
+    tight = np.flatnonzero(gains == row_prices[rows])
     for _ in range(_MOST_ROUNDS):
-        sure = left[_sure(rows[left], columns[left], ranks[left], n_rows, n_columns)]
-        if not len(sure):
-            break
-        chosen.append(sure)
-        row_taken, column_taken = np.zeros(n_rows, bool), np.zeros(n_columns, bool)
-        row_taken[rows[sure]] = True
-        column_taken[columns[sure]] = True
-        left = left[~(row_taken[rows[left]] | column_taken[columns[left]])]
-    for part in _components(rows, columns, left):
-        if wanted is None or wanted[part].any():
-            want = np.zeros(len(part), bool) if wanted is None else wanted[part]
-            chosen.append(part[_solved(rows[part], columns[part], scores[part], want)])
-    return np.sort(np.concatenate(chosen))
+        taken = _first_of_each(rows, _first_of_each(columns, tight, n_columns), n_rows)
+        pair_of_row[rows[taken]] = taken
+        row_of_column[columns[taken]] = rows[taken]
+        tight = tight[(pair_of_row[rows[tight]] < 0) & (row_of_column[columns[tight]] < 0)]
+    del tight
+    _augment(rows, columns, gains, row_prices, pair_of_row, row_of_column)
+    return pair_of_row[pair_of_row >= 0].astype(np.int64)
 
 
-def _sure(
-    rows: _Places, columns: _Places, ranks: NDArray[np.float64], n_rows: int, n_columns: int
+def _gains(
+    scores: NDArray[np.float64], wanted: NDArray[np.bool_] | None, most: int
 ) -> NDArray[np.int64]:
-    """Pairs that are in an optimum whatever the others are; of equal rivals the first."""
-    best = np.ones(len(ranks), bool)
-    rivals = np.zeros(len(ranks))
-    for ends, n in ((rows, n_rows), (columns, n_columns)):
-        first = np.zeros(n)
-        np.maximum.at(first, ends, ranks)
-        is_first = ranks == first[ends]
-        second = np.zeros(n)
-        np.maximum.at(second, ends[~is_first], ranks[~is_first])
-        tied = np.bincount(ends[is_first], minlength=n) > 1
-        second[tied] = first[tied]
-        best &= is_first
-        rivals += second[ends]
-    sure = np.flatnonzero(best & (ranks >= rivals))
-    for ends in (rows, columns):
-        sure = sure[np.sort(np.unique(ends[sure], return_index=True)[1])]
-    return sure
+    """Scores as integers; a wanted pair outweighs the scores of `most` pairs."""
+    most = most if wanted is not None else 0
+    one = 2.0 ** (_GAIN_BITS - (most + 2).bit_length())
+    scaled = scores * one
+    gains = np.rint(scaled, out=scaled).astype(np.int64)
+    if wanted is not None:
+        gains[wanted] += (most + 1) * int(one)
+    return gains
 
 
-def _components(
-    rows: _Places, columns: _Places, left: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    if not len(left):
-        return []
-    _, i = np.unique(rows[left], return_inverse=True)
-    _, j = np.unique(columns[left], return_inverse=True)
-    n = int(i.max()) + 1
-    size = n + int(j.max()) + 1
-    graph = coo_array((np.ones(len(left), np.int8), (i, j + n)), shape=(size, size))
-    component = connected_components(graph.tocsr(), directed=False)[1][i]
-    order = np.argsort(component, kind="stable")
-    borders = np.flatnonzero(np.diff(component[order])) + 1
-    return np.split(left[order], borders)
+def _first_of_each(ends: _Places, pairs: _Places, n: int) -> NDArray[np.int32]:
+    """Of the pairs of each row, or column, the first."""
+    first = np.full(n, -1, np.int32)
+    first[ends[pairs[::-1]]] = pairs[::-1]  # the last one written stays
+    return first[first >= 0]
 
 
-def _solved(
-    rows: _Places, columns: _Places, scores: NDArray[np.float64], wanted: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Indices of the best pairs of one component."""
-    _, i = np.unique(rows, return_inverse=True)
-    _, j = np.unique(columns, return_inverse=True)
-    n, m = int(i.max()) + 1, int(j.max()) + 1
-    gains = scores + wanted * (min(n, m) + 1.0)  # one wanted pair outweighs all scores
-    if (simple := _best_of_each(i, j, gains, n, m)) is not None:
-        return simple
-    if n * m <= _MOST_DENSE:
-        dense = np.zeros((n, m))
-        dense[i, j] = gains
-        row, column = linear_sum_assignment(dense, maximize=True)
-    else:
-        # Every row may also stay alone, in a column of its own; 1 more for all changes nothing,
-        # and keeps weights from being 0, which the solver takes for no edge.
-        weights = np.concatenate([gains, np.zeros(n)]) + 1
-        at = (np.concatenate([i, np.arange(n)]), np.concatenate([j, m + np.arange(n)]))
-        graph = coo_array((weights, at), shape=(n, m + n)).tocsr()
-        row, column = min_weight_full_bipartite_matching(graph, maximize=True)
-    partner = np.full(n, -1)
-    partner[row] = column
-    return np.flatnonzero(partner[i] == j)
+def _starts(rows: _Places, n_rows: int) -> NDArray[np.int64]:
+    """Where each row's pairs start, and where the last one's end; rows ascend."""
+    starts = np.zeros(n_rows + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=n_rows), out=starts[1:])
+    return starts
 
 
-def _best_of_each(
-    i: _Places, j: _Places, gains: NDArray[np.float64], n: int, m: int
-) -> NDArray[np.int64] | None:
-    """The best pair of each row, or of each column, if these are a matching: no sum is greater."""
-    for ends, others, size in ((i, j, n), (j, i, m)):
-        best = np.zeros(size)
-        np.maximum.at(best, ends, gains)
-        at_best = np.flatnonzero(gains == best[ends])
-        at_best = at_best[np.unique(ends[at_best], return_index=True)[1]]
-        if len(np.unique(others[at_best])) == len(at_best):
-            return np.sort(at_best)
-    return None
+def _augment(
+    rows: _Places,
+    columns: _Places,
+    gains: NDArray[np.int64],
+    row_prices: NDArray[np.int64],
+    pair_of_row: NDArray[np.int32],
+    row_of_column: NDArray[np.int32],
+) -> None:
+    """Make the matching an optimal one, in place.
+
+    No gain may be above its row's price, and matched pairs' gains are equal to it.
+    """
+    free = np.flatnonzero((pair_of_row < 0) & (row_prices > 0)).tolist()
+    if not free:
+        return
+    starts = _starts(rows, len(row_prices))
+    column_prices = np.zeros(len(row_of_column), np.int64)
+    start, row_at, column_at, gain, row_price, column_price, pair_of, row_of = map(
+        _items,
+        (starts, rows, columns, gains, row_prices, column_prices, pair_of_row, row_of_column),
+    )
+    for row in free:
+        length, last = row_price[row], -1  # of the best path so far: this row is left alone
+        reached: dict[
+            int, tuple[int, int]
+        ] = {}  # a column's distance, and the pair that leads to it
+        waiting: list[tuple[int, int]] = []  # the same columns, nearest first
+        been = [(0, row, -1)]  # distance, row, and the column that it has
+        for distance, at, _ in been:
+            ahead = distance + row_price[at]
+            for pair in range(start[at], start[at + 1]):
+                column = column_at[pair]
+                there = ahead + column_price[column] - gain[pair]
+                if there >= length or (column in reached and there >= reached[column][0]):
+                    continue
+                reached[column] = there, pair
+                if row_of[column] < 0:
+                    length, last = there, pair
+                else:
+                    heappush(waiting, (there, column))
+            while waiting:
+                distance, column = heappop(waiting)
+                known, pair = reached[column]
+                if known < distance:  # a shorter way was found since
+                    continue
+                if distance < length:
+                    at = row_of[column]
+                    been.append((distance, at, column))
+                    if distance + row_price[at] < length:  # that one is left alone
+                        length, last = distance + row_price[at], pair
+                break
+        for distance, at, column in been:
+            if distance < length:
+                row_price[at] -= length - distance
+                if column >= 0:
+                    column_price[column] += length - distance
+        if last >= 0 and (loser := row_of[column_at[last]]) >= 0:
+            pair_of[loser] = -1
+        while last >= 0:
+            at, column = row_at[last], column_at[last]
+            before, pair_of[at], row_of[column] = pair_of[at], last, at
+            last = reached[column_at[before]][1] if before >= 0 else -1
+
+
+def _items(array: Any) -> memoryview[int]:
+    """The array itself, with items that are plain integers: much faster to get than NumPy's."""
+    return memoryview(array)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cellpost._arrays import Array
 from cellpost.metrics.matching import AP_IOUS, Match, checked_thresholds, matches
-from cellpost.metrics.overlap_table import OverlapTable, overlap_table
 from cellpost.metrics.regions import dice_sums, jaccard_sums
+from cellpost.overlaps import ObjectPairs, count_pairs
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -122,11 +122,12 @@ def evaluate(
     for i, pair in enumerate(pairs):
         if not isinstance(pair, Sequence) or len(pair) != 2:
             raise TypeError(f"pairs[{i}]: expected (true, pred); got {type(pair).__name__}")
+        true, pred = pair
         try:
-            table = overlap_table(*pair, exclude_border)
+            found = count_pairs(exclude_border, true=true, pred=pred)
         except (TypeError, ValueError) as error:
             raise type(error)(f"pairs[{i}]: {error}") from error
-        each.append(_sums_of(table, thresholds))
+        each.append(_sums_of(found, thresholds))
     n = len(thresholds)
     total = _Sums(0, 0, np.zeros(6, np.int64), np.zeros(n, np.int64), np.zeros(n))
     rows = [_scores_of(sums, asked, single) for sums in each]
@@ -141,19 +142,26 @@ def evaluate(
     return Evaluation(images, pooled)
 
 
-def _sums_of(table: OverlapTable, thresholds: Sequence[float]) -> _Sums:
-    found = matches(table, thresholds)
+def _sums_of(found: ObjectPairs, thresholds: Sequence[float]) -> _Sums:
     pixels = [
-        *dice_sums(table),
-        *jaccard_sums(table, unique=False),
-        *jaccard_sums(table, unique=True),
+        *dice_sums(found),
+        *jaccard_sums(found, unique=False),
+        *jaccard_sums(found, unique=True),
     ]
+    # Those below 0.5 need memory of their own, those from it on share theirs: not both at once.
+    parts = [t for t in thresholds if t >= 0.5], [t for t in thresholds if t < 0.5]
+    of_threshold = {
+        one.iou: (one.tp, float(one.scores.sum()))
+        for part in parts
+        for one in matches(found, part)
+    }
+    matched = [of_threshold[t] for t in thresholds]
     return _Sums(
-        len(table.true_ids),
-        len(table.pred_ids),
+        len(found.ids_a),
+        len(found.ids_b),
         np.array(pixels, np.int64),
-        np.array([one.tp for one in found], np.int64),
-        np.array([float(one.scores.sum()) for one in found]),
+        np.array([tp for tp, _ in matched], np.int64),
+        np.array([score for _, score in matched], np.float64),
     )
 
 

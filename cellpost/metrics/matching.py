@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellpost._arrays import Array, Arrays
 from cellpost.labels import number
 from cellpost.metrics.assignment import best_pairs
-from cellpost.metrics.overlap_table import OverlapTable, overlap_table
+from cellpost.overlaps import ObjectPairs, count_pairs
 
 __all__ = [
     "AP_IOUS",
@@ -154,10 +154,11 @@ def match(
     gives NaN if both are empty). Stardist holds IoU as float32: its mean scores agree to 1e-7.
     Objects of zero overlap are never matched: a threshold of 0 is an error.
 
-    Time is that of `cellpost.overlap_counts`, plus the sorting of the pairs that share a pixel:
-    some 50 bytes each (140 below 0.5), and no matrix. Below 0.5 the assignment problem is solved
-    for the clusters of objects in which it is ambiguous alone; where thresholds far below 0.5 leave
-    one cluster of more than some 10**5 objects, its solution takes minutes.
+    Time and memory are linear in the pairs that share a pixel, and there is no matrix: 10**6 cells
+    against as many that each lie on one of them take less than 200 MB. Below 0.5 the assignment
+    problem is solved by searches from the objects whose best partner others have, too. They stay
+    near; where all cells are off by half a cell and the threshold is low, so that all could be
+    matched in many ways, they do not, and 2.5 * 10**5 cells take minutes.
 
     Examples
     --------
@@ -171,10 +172,10 @@ def match(
     [2, 1, 0]
     """
     thresholds = checked_thresholds(iou)
-    table = overlap_table(true, pred, exclude_border)
+    found = count_pairs(exclude_border, true=true, pred=pred)
     if isinstance(thresholds, float):
-        return matches(table, [thresholds])[0]
-    return tuple(matches(table, thresholds))
+        return next(matches(found, [thresholds]))
+    return tuple(matches(found, thresholds))
 
 
 def checked_thresholds(iou: Any) -> float | list[float]:
@@ -189,43 +190,42 @@ def checked_thresholds(iou: Any) -> float | list[float]:
     return values if many else values[0]
 
 
-def matches(table: OverlapTable, thresholds: Sequence[float]) -> list[Match]:
-    """A match for each threshold; from 0.5 on they share their arrays."""
-    scores = table.ious()
+def matches(found: ObjectPairs, thresholds: Sequence[float]) -> Iterator[Match]:
+    """A match for each threshold, one after the other; from 0.5 on they share their arrays."""
+    scores = found.iou()
     unambiguous = [t for t in thresholds if t >= 0.5]
     if unambiguous:
-        shared = _first_of_halves(table, np.flatnonzero(scores >= min(unambiguous)), scores)
-        shared_pairs, shared_scores = _ordered(table, shared, scores)
-    found = []
+        shared = _first_of_halves(found, np.flatnonzero(scores >= min(unambiguous)), scores)
+        shared_pairs, shared_scores = _ordered(found, shared, scores)
     for threshold in thresholds:
         if threshold >= 0.5:
             tp = int(np.searchsorted(-shared_scores, -threshold, side="right"))
             pairs, best = shared_pairs[:tp], shared_scores[:tp]
         else:
             wanted = scores >= threshold
-            chosen = best_pairs(table.rows, table.columns, scores, wanted)
-            pairs, best = _ordered(table, chosen[wanted[chosen]], scores)
-        n_true, n_pred, tp = len(table.true_ids), len(table.pred_ids), len(best)
-        found.append(Match(threshold, n_true, n_pred, tp, n_pred - tp, n_true - tp, pairs, best))
-    return found
+            chosen = best_pairs(found.a, found.b, scores, wanted)
+            pairs, best = _ordered(found, chosen[wanted[chosen]], scores)
+        n_true, n_pred, tp = len(found.ids_a), len(found.ids_b), len(best)
+        yield Match(threshold, n_true, n_pred, tp, n_pred - tp, n_true - tp, pairs, best)
 
 
 def _first_of_halves(
-    table: OverlapTable, chosen: NDArray[np.int64], scores: NDArray[np.float64]
+    found: ObjectPairs, chosen: NDArray[np.int64], scores: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Only two halves of an object, IoU 0.5 exactly, can both reach 0.5: keep the first."""
     halves = chosen[scores[chosen] == 0.5]
     kept = halves
-    for ends in (table.rows, table.columns):
+    for ends in (found.a, found.b):
         kept = kept[np.sort(np.unique(ends[kept], return_index=True)[1])]
     return np.sort(np.concatenate([chosen[scores[chosen] != 0.5], kept]))
 
 
 def _ordered(
-    table: OverlapTable, chosen: NDArray[np.int64], scores: NDArray[np.float64]
+    found: ObjectPairs, chosen: NDArray[np.int64], scores: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """True and predicted ids, and scores, best first, of equal ones by ascending true id."""
     order = chosen[np.argsort(-scores[chosen], kind="stable")]
-    ids = [table.true_ids[table.rows[order]], table.pred_ids[table.columns[order]]]
+    ids = [found.ids_a[found.a[order]], found.ids_b[found.b[order]]]
     pairs, best = np.stack(ids, axis=1), scores[order]
     pairs.flags.writeable = best.flags.writeable = False
     return pairs, best
@@ -463,14 +463,14 @@ def challenge_match(true: Array, pred: Array, iou: float = 0.5) -> Match:
     if len(shape) != 2:
         raise ValueError(f"true: expected 2 axes (H, W); got {shape}")
     if shape[0] * shape[1] < _SLIDE or tuple(other.shape) != shape:
-        tables = [overlap_table(true, pred, _BORDER)]
+        parts = [count_pairs(_BORDER, true=true, pred=pred)]
     else:
-        tables = []
+        parts = []
         for corner in itertools.product(*(range(0, size, _WINDOW) for size in shape)):
             window = tuple(slice(at, at + _WINDOW) for at in corner)
             beyond = [at + _WINDOW - size for at, size in zip(corner, shape, strict=True)]
             margins = tuple((_BORDER, max(0, _BORDER - max(0, more))) for more in beyond)
-            tables.append(overlap_table(one[window], other[window], margins=margins))
-    found = [matches(table, [threshold])[0] for table in tables if len(table.pred_ids)]
+            parts.append(count_pairs(margins=margins, true=one[window], pred=other[window]))
+    found = [next(matches(part, [threshold])) for part in parts if len(part.ids_b)]
     nothing = Match(threshold, 0, 0, 0, 0, 0, np.empty((0, 2), np.int64), np.empty(0))
     return pooled([nothing, *found])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cellpost import _core
 from cellpost._arrays import Array, Arrays
-from cellpost.metrics.assignment import best_pairs
-from cellpost.metrics.overlap_table import OverlapTable, overlap_table
+from cellpost.metrics.assignment import best_of_rows, best_pairs
+from cellpost.overlaps import ObjectPairs, count_pairs
 
 __all__ = ["aggregated_jaccard", "count_error", "dice", "n_cells"]
 
@@ -61,34 +60,18 @@ def aggregated_jaccard(
     >>> metrics.aggregated_jaccard(true, pred, unique=True)
     0.3333333333333333
     """
-    shared, whole = jaccard_sums(overlap_table(true, pred, exclude_border), unique=unique)
+    shared, whole = jaccard_sums(count_pairs(exclude_border, true=true, pred=pred), unique=unique)
     return shared / whole if whole else 0.0
 
 
-def jaccard_sums(table: OverlapTable, *, unique: bool) -> tuple[int, int]:
+def jaccard_sums(found: ObjectPairs, *, unique: bool) -> tuple[int, int]:
     """Numerator and denominator of the index, in pixels."""
-    unions = table.unions()
-    scores = table.shared / (unions + 1e-6)  # HoVer-Net's: ties go to the larger union
-    if unique:
-        chosen = best_pairs(table.rows, table.columns, scores)
-    else:
-        chosen = _best_of_rows(table.rows, scores)
-    paired_true = np.zeros(len(table.true_ids), bool)
-    paired_pred = np.zeros(len(table.pred_ids), bool)
-    paired_true[table.rows[chosen]] = True
-    paired_pred[table.columns[chosen]] = True
-    alone = table.true_areas[~paired_true].sum() + table.pred_areas[~paired_pred].sum()
-    return int(table.shared[chosen].sum()), int(unions[chosen].sum() + alone)
-
-
-def _best_of_rows(rows: NDArray[np.int32], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first of the best pairs of each row; rows ascend."""
-    if not len(rows):
-        return np.empty(0, np.int64)
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    best = np.maximum.reduceat(scores, starts)
-    at_best = np.flatnonzero(scores == np.repeat(best, np.diff(starts, append=len(rows))))
-    return at_best[np.flatnonzero(np.diff(rows[at_best], prepend=-1))]
+    scores = found.count / (found.union() + 1e-6)  # HoVer-Net's: ties go to the larger union
+    chosen = best_pairs(found.a, found.b, scores) if unique else best_of_rows(found.a, scores)
+    # Each true object counts once, in a union or alone; a predicted one in each of its unions.
+    times = np.maximum(np.bincount(found.b[chosen], minlength=len(found.ids_b)), 1)
+    shared = int(found.count[chosen].sum())
+    return shared, int(found.area_a.sum() + (found.area_b * times).sum()) - shared
 
 
 def dice(true: Array, pred: Array, *, exclude_border: int = 0) -> float:
@@ -122,13 +105,13 @@ def dice(true: Array, pred: Array, *, exclude_border: int = 0) -> float:
     >>> metrics.dice(np.array([[1, 2, 0]]), np.array([[0, 3, 3]]))
     0.5
     """
-    shared, whole = dice_sums(overlap_table(true, pred, exclude_border))
+    shared, whole = dice_sums(count_pairs(exclude_border, true=true, pred=pred))
     return shared / whole if whole else 0.0
 
 
-def dice_sums(table: OverlapTable) -> tuple[int, int]:
+def dice_sums(found: ObjectPairs) -> tuple[int, int]:
     """Numerator and denominator of the coefficient, in pixels."""
-    return 2 * int(table.shared.sum()), int(table.true_areas.sum() + table.pred_areas.sum())
+    return 2 * int(found.count.sum()), int(found.area_a.sum() + found.area_b.sum())
 
 
 def n_cells(labels: Array) -> int:

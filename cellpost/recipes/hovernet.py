@@ -8,6 +8,7 @@ from typing import Any, Literal
 from cellpost._arrays import Array
 from cellpost.models import as_predictor
 from cellpost.normalize import Normalization
+from cellpost.recipes._arguments import named
 from cellpost.segment import segment
 from cellpost.tiles_grid import Padding
 
@@ -105,21 +106,22 @@ def hovernet_weak(
     if overlap is None:
         overlap = 0.0 if paper or predictor.margin else 0.5
     options: dict[str, Any] = {} if activation is None else {"activation": activation}
-    return segment(
-        image,
-        predictor,
-        head="hover",
-        normalize=normalize,
-        tile=tile,
-        overlap=overlap,
-        batch_size=batch_size,
-        padding=padding,
-        threshold=threshold,
-        border_threshold=border_threshold,
-        ksize=ksize,
-        radius=radius,
-        min_size=min_size,
-        channel_axis=channel_axis,
-        progress=progress,
-        **options,
-    )
+    with named(method="normalize"):
+        return segment(
+            image,
+            predictor,
+            head="hover",
+            normalize=normalize,
+            tile=tile,
+            overlap=overlap,
+            batch_size=batch_size,
+            padding=padding,
+            threshold=threshold,
+            border_threshold=border_threshold,
+            ksize=ksize,
+            radius=radius,
+            min_size=min_size,
+            channel_axis=channel_axis,
+            progress=progress,
+            **options,
+        )

@@ -61,7 +61,7 @@ def mediar(
     probability_threshold : float
         Of the cells' probability, 0 < p < 1.
     min_foreground : int
-        Holes, then specks, of the foreground with fewer pixels are removed, >= 0.
+        Holes, then specks, of the foreground with fewer pixels are removed.
     niter, flow_threshold, min_size
         As of `cellpost.follow_flows`.
     paper : bool
@@ -128,7 +128,7 @@ def mediar(
         clean_foreground(np.zeros((0, 0), np.bool_), min_foreground)
     with named(tile="paper_window"):
         TileGrid((0, 0), tile=paper_window, layout="nonoverlap")
-    with named(model="models", views="augment", sigma="window_sigma"):
+    with named(model="models", views="augment", sigma="window_sigma", method="normalize"):
         return segment(
             image,
             models,

@@ -160,7 +160,7 @@ def sartorius(
         labels: Any = follow_flows(maps[:2, ...], maps[2, ...], **options)
         return labels, _mean_probability(to_host(labels), to_host(maps[2, ...]))
 
-    with named(model="flow_models", views="augment"):
+    with named(model="flow_models", views="augment", method="normalize"):
         of_flows = segment(
             image,
             flow_models,

@@ -137,7 +137,7 @@ def train4ever(
             postprocess=paste_with_scores,
         )
 
-    with named(model="detector"):
+    with named(model="detector", method="normalize"):
         labels, scores = _first_that_fits(run, tile, overlap, paper)
     return (labels, scores) if return_scores else labels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +15,13 @@ from cellpost.augment.view import View
 from cellpost.augment.views import Views
 from cellpost.detections import Detections, as_detections
 from cellpost.detections_merge import joined
-from cellpost.labels import integer, relabel
+from cellpost.labels import integer, number, relabel
 from cellpost.models import Predictor, as_predictor
-from cellpost.nms import weighted_boxes_fusion
+from cellpost.nms import mask_nms, weighted_boxes_fusion
 from cellpost.normalize import Normalization
-from cellpost.overlaps import object_pairs, overlap_counts
-from cellpost.recipes._instances import paste_with_scores
+from cellpost.overlaps import count_pairs
+from cellpost.recipes._arguments import named
+from cellpost.recipes._instances import check_pasting, paste_with_scores
 from cellpost.segment import segment
 from cellpost.segment_source import Source
 from cellpost.tiles_grid import TileGrid
@@ -28,6 +29,9 @@ from cellpost.tiles_grid import TileGrid
 __all__ = ["vsm"]
 
 _CROPS_AT_ONCE = 1024
+# Share of its pixels that makes a mask a part of another's cell: of two alike that overlap by the
+# half that makes boxes one, each has 2/3 in the other.
+_PART = 0.7
 
 
 def vsm(
@@ -70,7 +74,7 @@ def vsm(
         ``"vsm"``: each channel's percentiles 1 and 99, of its pixels that are not 0, become 0 and
         255.
     n_channels : int
-        A grey image is repeated to that many.
+        A grey image is repeated to that many for both networks, 1 or more.
     tile, stride : int
         Windows and their distance, in pixels; 1024 and 768 are the system's other strides.
     batch_size : int
@@ -80,14 +84,14 @@ def vsm(
     fusion : {"nms", "wbf"}
         How the boxes of several views become one: the best one stays, or their weighted mean.
     iou_threshold : float
-        Boxes that overlap by more are one.
+        Boxes that overlap by more are one, of several views and of several windows.
     min_score : float
         Boxes of higher scores are kept.
     min_side : float
         Boxes with a shorter side are dropped, in pixels.
     max_side_share, span_share : float
         Boxes with a side longer than the first share of the window's, or with both sides longer
-        than the second, are dropped.
+        than the second, are dropped. The window is `tile` pixels also in smaller images.
     crop_size : int
         Side of the crops that the segmenter sees, in pixels.
     mask_threshold : float
@@ -98,7 +102,7 @@ def vsm(
         Put windows together as VSM does: an instance that meets one of an earlier window takes its
         id, and the mean of both scores. Cells that touch in an overlap become one.
     channel_axis, progress
-        As of `cellpost.segment`.
+        As of `cellpost.segment`; with `paper` only a function is told, of windows.
 
     Returns
     -------
@@ -111,7 +115,8 @@ def vsm(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As of `cellpost.segment`; if the segmenter's maps have another size or number of channels.
+        As of `cellpost.segment`; if the segmenter raises, or its maps have another size or number
+        of channels, NaN or infinities.
 
     See Also
     --------
@@ -121,7 +126,10 @@ def vsm(
     -----
     System B of the NeurIPS 2022 cell segmentation challenge. Crops are taken from the whole image,
     nearest pixels, so a cell is seen whole also where the detector's windows meet. Images smaller
-    than a window are padded with 0. The segmenter runs once for each cell of the result.
+    than a window are padded with 0. The segmenter runs once for each box that is left of the
+    windows'; a mask of which more than 0.7 lies in that of a better box is a part of that cell,
+    and goes (not with `paper`). Better is what no window cuts, then what is farther from a
+    window's border.
 
     Examples
     --------
@@ -138,35 +146,53 @@ def vsm(
     """
     if fusion not in ("nms", "wbf"):
         raise ValueError(f"fusion: expected 'nms' or 'wbf'; got {fusion!r}")
-    side = integer("crop_size", crop_size)
-    if side < 1:
-        raise ValueError(f"crop_size: expected 1 or more; got {crop_size}")
-    source = Source(image, channel_axis, 2, normalize, None)
-    seen = _coloured(source.seen, integer("n_channels", n_channels))
-    views = Views("identity" if augment is None else augment)
-    boxes = _Boxes(as_predictor(detector, head="instances"), min_score, views, fusion)
-    network = as_predictor(segmenter)
+    for name, value in (("n_channels", n_channels), ("crop_size", crop_size)):
+        if integer(name, value) < 1:
+            raise ValueError(f"{name}: expected 1 or more; got {value}")
+    limits = {"min_side": min_side, "max_side_share": max_side_share, "span_share": span_share}
+    for name, limit in limits.items():
+        if not number(name, limit) >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0; got {limit!r}")
+    TileGrid((0, 0), tile=integer("tile", tile), stride=integer("stride", stride))
+    with named(threshold="mask_threshold"):
+        check_pasting(threshold=mask_threshold)
+    with named(views="augment"):
+        views = Views("identity" if augment is None else augment)
+    if len(views) == 0:
+        raise ValueError("augment: expected one view or more; got none")
+    with named(model="segmenter"):
+        network = as_predictor(segmenter)
+    with named(model="detector"):
+        predictor = as_predictor(detector, head="instances")
+    with named(method="normalize"):
+        source = Source(image, channel_axis, 2, normalize, None)
+    seen = source.seen
+    n_repeats = n_channels if seen.shape[0] == 1 else 1
+    boxes = _Boxes(
+        predictor, n_repeats, number("min_score", min_score), views, fusion, iou_threshold, **limits
+    )
 
     def run(seen: Any, progress: bool | Callable[[int, int], None]) -> Any:
         def paste(found: Detections, shape: tuple[int, int], **options: Any) -> Any:
-            return paste_with_scores(_segmented(found, seen, network, side), shape, **options)
+            cells = _segmented(found, seen, network, n_repeats, crop_size)
+            if not paper:
+                cells = _without_parts(cells, shape, mask_threshold)
+            return paste_with_scores(cells, shape, **options)
 
-        return segment(
-            seen,
-            boxes,
-            head="instances",
-            tile=tile,
-            overlap_px=integer("tile", tile) - integer("stride", stride),
-            batch_size=batch_size,
-            channel_axis=0,
-            iou_threshold=iou_threshold,
-            min_side=min_side,
-            max_side_share=max_side_share,
-            span_share=span_share,
-            threshold=mask_threshold,
-            progress=progress,
-            postprocess=paste,
-        )
+        with named(model="detector"):
+            return segment(
+                seen,
+                boxes,
+                head="instances",
+                tile=tile,
+                overlap_px=tile - stride,
+                batch_size=batch_size,
+                channel_axis=0,
+                iou_threshold=iou_threshold,
+                threshold=mask_threshold,
+                progress=progress,
+                postprocess=paste,
+            )
 
     if paper:
         grid = TileGrid(source.shape, tile=tile, stride=stride)
@@ -177,44 +203,59 @@ def vsm(
     return (labels, scores) if return_scores else labels
 
 
-def _coloured(seen: Any, n_channels: int) -> Any:
-    """Grey images with so many channels, all the same."""
-    if seen.shape[0] != 1 or n_channels == 1:
-        return seen
-    seen = seen[...]
-    return array_namespace(seen).concat([seen] * n_channels, axis=0)
+def _repeated(batch: Array, n: int) -> Array:
+    """A batch (n, C, h, w) with its channels so many times."""
+    return batch if n == 1 else array_namespace(batch).concat([batch] * n, axis=1)
 
 
+@dataclass(frozen=True)
 class _Boxes:
-    """A detector's boxes of enough score, of several views made one."""
+    """A detector's boxes that may be cells, of several views made one."""
 
-    def __init__(self, detector: Predictor, min_score: float, views: Views, fusion: str) -> None:
-        self._detector, self._min_score = detector, min_score
-        self._views, self._fusion = views, fusion
+    detector: Predictor
+    n_repeats: int
+    min_score: float
+    views: Views
+    fusion: str
+    iou_threshold: float
+    min_side: float
+    max_side_share: float
+    span_share: float
 
     def __call__(self, batch: Array) -> list[Detections]:
         tile = (int(batch.shape[-2]), int(batch.shape[-1]))
         found: list[list[Detections]] = [[] for _ in range(int(batch.shape[0]))]
-        for view, seen in self._views.apply(batch):
-            for of_tile, output in zip(found, self._detector(seen), strict=True):
+        for view, seen in self.views.apply(_repeated(batch, self.n_repeats)):
+            for of_tile, output in zip(found, self.detector(seen), strict=True):
                 boxes = as_detections(output, shape=view.shape(tile))
-                is_sure = to_host(boxes.scores) > self._min_score
-                boxes = replace(boxes, masks=None, mask_boxes=None)[is_sure]
-                of_tile.append(view.undo(boxes, tile))
+                boxes = Detections(boxes.boxes, boxes.scores)
+                of_tile.append(self._fitting(view.undo(boxes, tile), tile))
         return [self._one(of_tile) for of_tile in found]
 
+    def _fitting(self, found: Detections, tile: tuple[int, int]) -> Detections:
+        boxes, scores = to_host(found.boxes), to_host(found.scores)
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError("model: expected finite boxes and scores; got others")
+        sides = boxes[:, 2:] - boxes[:, :2]
+        shares = sides / np.array(tile[::-1])
+        is_small = (sides < self.min_side).any(1)
+        is_large = (shares > self.max_side_share).any(1) | (shares > self.span_share).all(1)
+        return found[(scores > self.min_score) & ~is_small & ~is_large]
+
     def _one(self, views: list[Detections]) -> Detections:
-        if self._fusion == "wbf":
+        if self.fusion == "wbf":
             boxes, scores, *_ = weighted_boxes_fusion(
-                [found.boxes for found in views], [found.scores for found in views]
+                [found.boxes for found in views],
+                [found.scores for found in views],
+                iou_threshold=self.iou_threshold,
             )
             return Detections(boxes, scores)
-        return joined(
-            [replace(found, class_ids=None) for found in views], np.zeros((len(views), 4), np.int64)
-        )
+        return joined(views, np.zeros((len(views), 4), np.int64))
 
 
-def _segmented(found: Detections, seen: Any, network: Predictor, side: int) -> Detections:
+def _segmented(
+    found: Detections, seen: Any, network: Predictor, n_repeats: int, side: int
+) -> Detections:
     """The same objects, with masks; their boxes are of whole pixels."""
     given = to_host(found.boxes)
     limit = np.array([seen.shape[2], seen.shape[1]] * 2)
@@ -225,7 +266,7 @@ def _segmented(found: Detections, seen: Any, network: Predictor, side: int) -> D
     if len(boxes) == 0:
         return replace(found, masks=[])
     masks = [
-        _masks(network, seen, boxes[k : k + _CROPS_AT_ONCE], side)
+        _masks(network, seen, boxes[k : k + _CROPS_AT_ONCE], n_repeats, side)
         for k in range(0, len(boxes), _CROPS_AT_ONCE)
     ]
     xp = array_namespace(masks[0])
@@ -234,7 +275,19 @@ def _segmented(found: Detections, seen: Any, network: Predictor, side: int) -> D
     return Detections(at, scores, xp.concat(masks))
 
 
-def _masks(network: Predictor, seen: Any, boxes: NDArray[np.int64], side: int) -> Array:
+def _without_parts(found: Detections, shape: tuple[int, int], threshold: float) -> Detections:
+    """Objects, best first, that are no parts of a better one."""
+    if found.masks is None or len(found) == 0:
+        return found
+    xp = array_namespace(found.boxes)
+    rank = xp.arange(len(found), 0, -1, dtype=xp.float64, device=device(found.boxes))
+    kept = mask_nms(found.masks, found.boxes, rank, shape, _PART, metric="ios", threshold=threshold)
+    return found[kept]
+
+
+def _masks(
+    network: Predictor, seen: Any, boxes: NDArray[np.int64], n_repeats: int, side: int
+) -> Array:
     crops = []
     for x0, y0, x1, y1 in boxes.tolist():
         crop = seen[:, y0:y1, x0:x1]
@@ -244,10 +297,20 @@ def _masks(network: Predictor, seen: Any, boxes: NDArray[np.int64], side: int) -
         for axis, places in ((1, rows), (2, columns)):
             crop = xp.take(crop, xp.asarray(places, device=device(crop)), axis=axis)
         crops.append(crop)
-    batch = array_namespace(crops[0]).stack(crops)
-    maps = network(array_namespace(batch).astype(batch, array_namespace(batch).float32))
+    xp = array_namespace(crops[0])
+    batch = _repeated(xp.astype(xp.stack(crops), xp.float32), n_repeats)
+    try:
+        with named(model="segmenter"):
+            maps = network(batch)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:
+        raise RuntimeError(f"segmenter: {error!r}") from error
     if int(maps.shape[1]) != 1:
         raise ValueError(f"segmenter: expected maps of 1 channel; got {int(maps.shape[1])}")
+    xp = array_namespace(maps)
+    if not bool(xp.all(xp.isfinite(maps))):
+        raise ValueError("segmenter: expected finite probabilities; got others")
     return maps[:, 0, ...]
 
 
@@ -263,7 +326,7 @@ def _window_after_window(
     for i, window in enumerate(grid):
         found, of_found = run(seen[:, window[0], window[1]], False)
         new = to_host(found)
-        pairs = object_pairs(overlap_counts(new, labels[window]))
+        pairs = count_pairs(new=new, labels=labels[window])
         ids = np.zeros(len(of_found) + 1, np.int32)
         order = np.lexsort((pairs.b, -pairs.count))[::-1]  # the largest shared area comes last
         ids[pairs.ids_a[pairs.a[order]]] = pairs.ids_b[pairs.b[order]]

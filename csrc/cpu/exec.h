@@ -405,7 +405,10 @@ class Exec {
     keys = Buffer<int64_t>(n);
     counts = Buffer<int64_t>(n);
     n = 0;
-    for (const PairTable& table : found) n += table.write(keys.data() + n, counts.data() + n);
+    for (PairTable& table : found) {
+      n += table.write(keys.data() + n, counts.data() + n);
+      table = PairTable();
+    }
   }
 
   /// Some lines at a time, whose tiles' lines follow each other in memory.

@@ -32,6 +32,8 @@ PairCounts count_pairs(Exec& exec, int64_t n_lines, int64_t width, const Lines& 
   auto count = exec.template alloc<int64_t>(n_keys);
   exec.for_each(n_keys, SumOfKey{keys.data(), counts.data(), starts.data(), n_keys, n, key.data(),
                                  count.data()});
+  // As large as the result, which may hold a pair for each of millions of objects.
+  for (auto* scratch : {&keys, &counts, &starts}) *scratch = exec.template alloc<int64_t>(0);
   return {exec.copy_out(key.data(), n_keys), exec.copy_out(count.data(), n_keys)};
 }
 
