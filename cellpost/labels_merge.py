@@ -212,7 +212,9 @@ def _grouped(
 
     links = np.ones(len(a), np.bool_)
     group = groups_of(links)
-    ids = np.unique(np.concatenate([a, b]))
+    is_linked = np.zeros(n, np.bool_)
+    is_linked[a] = is_linked[b] = True
+    ids = np.flatnonzero(is_linked)
     tile = np.searchsorted(first, ids, side="right") - 1
     key = group[ids].astype(np.int64) * n_tiles + tile
     found, count = np.unique(key, return_counts=True)

@@ -158,8 +158,8 @@ class LabelTiles:
     def _shared(self, axis: int) -> Numbers:
         """Neighbours along an axis and what they share: rows of tile_overlaps.
 
-        Of what they share no more than _BAND pixels around where their cores meet: only objects
-        that cross from core to core are to be found again.
+        Of what they share no more than _BAND pixels around where their cores meet, and as much
+        beyond their cores' ends: only objects that cross from core to core are to be found again.
         """
         grid = self.grid
         rows = []
@@ -178,14 +178,16 @@ class LabelTiles:
                 if n == axis:
                     columns.append((begin - start[k], begin - start[k + 1], end - begin))
                 else:
-                    low = grid._begins[n][place]
+                    low = np.maximum(grid._core_begins[n] - _BAND // 2, grid._begins[n])[place]
+                    high = np.minimum(grid._core_ends[n] + _BAND // 2, grid._ends[n])[place]
                     inside = low - grid.starts[n][place]
-                    columns.append((inside, inside, grid._ends[n][place] - low))
+                    columns.append((inside, inside, high - low))
             if len(columns) == 2:  # a middle axis of one pixel
                 columns.insert(1, (0, 0, 1))
             spans = [v for column in zip(*columns, strict=True) for v in column]
             rows.append(np.stack([np.broadcast_to(v, a.shape) for v in (a, b, *spans)], axis=1))
-        return np.concatenate(rows).astype(np.int64) if rows else np.empty((0, 11), np.int64)
+        table = np.concatenate(rows).astype(np.int64) if rows else np.empty((0, 11), np.int64)
+        return table[(table[:, 8:] > 0).all(1)]  # a core may be empty
 
     def _ends_of_overlaps(self) -> NDArray[np.int64]:
         """Lines where overlaps begin and end, in each of the two tiles, as survey_tiles has them.

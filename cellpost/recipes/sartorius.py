@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -133,16 +134,21 @@ def sartorius(
     if not 0 < height < math.inf:
         raise ValueError(f"detector_height: expected a finite number > 0; got {detector_height}")
     # What is wrong with the arguments shows before the networks have worked.
+    if stride is None:
+        raise TypeError("stride: expected one or two integers; got None")
     grid = TileGrid((0, 0), tile=tile, stride=stride)
+    flow_options: dict[str, Any] = {"flow_threshold": flow_threshold, "min_size": min_size}
+    follow_flows(np.zeros((2, 0, 0), np.float32), np.zeros((0, 0), np.float32), **flow_options)
     with named(model="flow_models"):
         flow_models = _networks(flow_models, "flows")
     with named(model="detectors"):
         detectors = _networks(detectors, "instances")
     with named(views="detector_augment", scales="detector_sizes"):
         detector_views = Views(
-            "identity" if detector_augment is None else detector_augment,
-            scales=[number("scales", size) / height for size in detector_sizes],
+            "identity" if detector_augment is None else detector_augment, scales=detector_sizes
         )
+    if len(detector_views) == 0:
+        raise ValueError("detector_augment: expected one view or more; got none")
     with named(iou_threshold="detector_iou_threshold"):
         merge_detections([], [], iou_threshold=detector_iou_threshold)
     check_pasting(min_score=min_score)
@@ -167,9 +173,8 @@ def sartorius(
             head="flows",
             augment=augment,
             window="constant" if paper else "gaussian",
-            flow_threshold=flow_threshold,
-            min_size=min_size,
             postprocess=with_confidence,
+            **flow_options,
             **common,
         )
     with named(model="detectors"):
@@ -177,7 +182,7 @@ def sartorius(
             image,
             detectors,
             head="instances",
-            augment=detector_views,
+            augment=[replace(view, scale=view.scale / height) for view in detector_views],
             iou_threshold=detector_iou_threshold,
             min_score=min_score,
             postprocess=paste_with_scores,
@@ -191,6 +196,8 @@ def sartorius(
 
 def _networks(models: Any, head: Literal["flows", "instances"]) -> list[Predictor]:
     every = models if isinstance(models, (list, tuple)) else [models]
+    if len(every) == 0:
+        raise ValueError("model: expected one or more; got none")
     return [as_predictor(one, head=head) for one in every]
 
 

@@ -29,6 +29,7 @@ from cellpost.tiles_grid import TileGrid
 __all__ = ["vsm"]
 
 _CROPS_AT_ONCE = 1024
+_BLOCK = 1024  # pixels a side: crops that begin in one are cut from what is read once
 # Share of its pixels that makes a mask a part of another's cell: of two alike that overlap by the
 # half that makes boxes one, each has 2/3 in the other.
 _PART = 0.7
@@ -265,14 +266,18 @@ def _segmented(
     found, boxes = found[has_pixels], boxes[has_pixels]
     if len(boxes) == 0:
         return replace(found, masks=[])
+    block = boxes[:, :2] // _BLOCK
+    order = np.lexsort(block.T)
+    ends = np.flatnonzero((np.diff(block[order], axis=0) != 0).any(1)) + 1
     masks = [
-        _masks(network, seen, boxes[k : k + _CROPS_AT_ONCE], n_repeats, side)
-        for k in range(0, len(boxes), _CROPS_AT_ONCE)
+        _masks(network, seen, boxes[rows[k : k + _CROPS_AT_ONCE]], n_repeats, side)
+        for rows in np.split(order, ends)
+        for k in range(0, len(rows), _CROPS_AT_ONCE)
     ]
     xp = array_namespace(masks[0])
-    at = xp.asarray(boxes.astype(np.float64), device=device(masks[0]))
-    scores = xp.asarray(to_host(found.scores), device=device(masks[0]))
-    return Detections(at, scores, xp.concat(masks))
+    at = xp.asarray(boxes[order].astype(np.float64), device=device(masks[0]))
+    scores = xp.asarray(to_host(found.scores)[order], device=device(masks[0]))
+    return Detections(at, scores, xp.concat(masks))[np.argsort(order)]
 
 
 def _without_parts(found: Detections, shape: tuple[int, int], threshold: float) -> Detections:
@@ -288,9 +293,12 @@ def _without_parts(found: Detections, shape: tuple[int, int], threshold: float) 
 def _masks(
     network: Predictor, seen: Any, boxes: NDArray[np.int64], n_repeats: int, side: int
 ) -> Array:
+    x, y = boxes[:, :2].min(0).tolist()
+    right, bottom = boxes[:, 2:].max(0).tolist()
+    part = seen[:, y:bottom, x:right]
     crops = []
-    for x0, y0, x1, y1 in boxes.tolist():
-        crop = seen[:, y0:y1, x0:x1]
+    for x0, y0, x1, y1 in (boxes - [x, y, x, y]).tolist():
+        crop = part[:, y0:y1, x0:x1]
         # Nearest pixels: the one that the middle of each of the crop's lies in.
         rows, columns = ((2 * np.arange(side) + 1) * n // (2 * side) for n in (y1 - y0, x1 - x0))
         xp = array_namespace(crop)

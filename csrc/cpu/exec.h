@@ -374,7 +374,8 @@ class Exec {
   template <class Lines>
   void count_pairs(int64_t n_lines, int64_t width, const Lines& lines, Buffer<int64_t>& keys,
                    Buffer<int64_t>& counts) {
-    const int64_t grain = std::max<int64_t>(1, 8 * kPixelsPerPiece / std::max<int64_t>(1, width));
+    const int64_t grain = std::max<int64_t>(
+        1, std::min(8 * kPixelsPerPiece / std::max<int64_t>(1, width), n_lines / kFewestPieces));
     std::vector<PairTable> found(static_cast<size_t>((n_lines + grain - 1) / grain));
     parallel_for(n_lines, grain, [&](int64_t begin, int64_t end) {
       PairTable& table = found[static_cast<size_t>(begin / grain)];
@@ -557,7 +558,7 @@ class Exec {
   static constexpr int64_t kPasteRows = 64, kPasteColumns = 1024;  // 256 KiB of labels
   static constexpr int64_t kFilterRows = 128;
   static constexpr int64_t kPixelsPerPiece = 1 << 15;
-  static constexpr int64_t kLinesPerPiece = 256;
+  static constexpr int64_t kLinesPerPiece = 256, kFewestPieces = 16;
   static constexpr int64_t kObjectsPerPiece = 8;
   static constexpr int64_t kBlockRows = 32;
 };
