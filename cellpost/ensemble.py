@@ -197,7 +197,10 @@ def fuse(
         ]
     )
     weight = weight_of_model[model]
-    confidence = weight * score
+    with np.errstate(over="ignore"):
+        confidence = weight * score
+    if not np.isfinite(confidence).all():
+        raise ValueError("weights: expected finite products with the scores; got infinite ones")
     order = np.lexsort((np.arange(len(model)), -confidence))  # instances stand by model, then id
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))

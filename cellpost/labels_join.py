@@ -195,12 +195,13 @@ def _side_by_side(tiles: Any, grid: TileGrid) -> tuple[LabelTiles, NDArray[np.in
             one.arrays = arrays  # of the caller's library; `whole` may be NumPy's view
             if is_empty:
                 return one, np.zeros(1, np.int64), whole
-            return one, one.number(), one.tiles[0]
+            (found,), first = one.every()
+            return one, first, found
     every = LabelTiles(tiles, grid)
     labels = every.arrays.empty(grid.shape, "int32")
     if not len(grid):
         return every, np.zeros(1, np.int64), labels
-    first = every.number()
+    first = every.every().first
     numbers = np.arange(first[-1], dtype=np.int32)
     numbers[first[:-1]] = 0
     every.compose(first, numbers, labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +35,8 @@ class StitchReport:
         Links left out because they would have made one object of two of the same tile.
     n_spanning : int
         Objects that reach through a whole overlap, from one tile's border to the other's: larger
-        than the overlap.
+        than the overlap. With ``"center"``: objects that are taken from a tile whose border they
+        touch.
     n_labels : int
         In the result.
     """
@@ -63,17 +64,18 @@ def stitch_labels(
         Labels of each tile in the grid's order, any integer dtype; volumes with an axis more. Ids
         >= 0 are the tile's own: gaps, and the same ids in other tiles, mean nothing.
     grid : TileGrid
-        Where the tiles lie. They have to overlap: by at least the largest object, to be sure.
+        Where the tiles lie. They have to overlap: by at least the largest object, to be sure; with
+        ``"center"`` by twice as far as an object reaches from its centroid.
     policy : {"mutual", "iou", "ios", "center"}
-        What is one object. ``"mutual"``: two objects of neighbouring tiles, each of which overlaps
-        the other more than any other one of its tile does. ``"iou"``, ``"ios"``: any two that
-        overlap enough (where tiles disagree, ``"ios"`` also joins neighbours by slivers).
-        ``"center"``: an object belongs to the tile whose core its centroid lies in, and is taken
-        as that tile has it; no objects are joined.
+        What is one object. ``"iou"``, ``"ios"``: any two of neighbouring tiles that overlap enough
+        (where tiles disagree, ``"ios"`` also joins neighbours by slivers). ``"mutual"``: of these
+        by ``"iou"`` only two that overlap each other more than any other; from a threshold of 0.5
+        on there is no other. ``"center"``: an object belongs to the tile whose core its centroid
+        lies in, and is taken as that tile has it; no objects are joined.
     threshold : float
-        What overlap has to pass, 0 to 1: intersection over union (with ``"ios"`` over the smaller
-        one), counted inside what the two tiles both cover, up to 32 pixels from where their cores
-        meet. Not used with ``"center"``.
+        What overlap has to pass, 0 <= threshold < 1: intersection over union (with ``"ios"`` over
+        the smaller one), counted inside what the two tiles both cover, up to 32 pixels from where
+        their cores meet. Not used with ``"center"``.
     out_dtype : dtype, optional
         An integer one; int32 if not given.
     return_report : bool
@@ -99,7 +101,8 @@ def stitch_labels(
     Warns
     -----
     UserWarning
-        If objects are larger than the overlap of the tiles, with their number.
+        If objects are larger than the overlap of the tiles, with their number (with ``"center"``
+        of those that are taken from a tile that cuts them); if tiles do not overlap.
 
     See Also
     --------
@@ -114,13 +117,14 @@ def stitch_labels(
     id. Two objects of one tile never become one: of links that would do so those of less overlap
     are refused. Nothing depends on the order of the tiles, threads or device. Where tiles are cut
     from one label image its partition comes back exactly, whatever the overlap, if each object that
-    crosses from core to core shows in what the two tiles share.
+    crosses from core to core shows in what is compared: within 32 pixels of where cores meet.
 
     With ``"center"`` a pixel that several objects claim is its core's tile's, else the first
     tile's; slower, on the host.
 
-    Time and memory: each tile is read about four times, at the speed of memory; the result, and 4
-    bytes an object.
+    Time and memory: each tile is read about four times, at the speed of memory; the result, and 20
+    bytes an object of each tile. Tiles of other dtypes than int32, and those with ids much larger
+    than their number (a slide's, not the tile's own), are copied.
 
     Examples
     --------
@@ -133,40 +137,65 @@ def stitch_labels(
     >>> np.array_equal(stitch_labels(tiles, grid), cells)
     True
     """
+    least = check_options(policy, threshold, grid)
+    every = LabelTiles(tiles, grid)
+    arrays = every.arrays
+    labels = arrays.empty(grid.shape, "int32")
+    report = StitchReport(0, 0, 0, 0)
+    if policy == "center":
+        painted, n_cut = every.painted() if len(grid) else (labels, 0)
+        labels[...] = arrays.xp.asarray(painted, device=arrays.device)
+        labels, _ = Arrays(labels=labels).int32_labels("labels", to_write=False)  # not too sparse
+        n_labels = _core.relabel(labels, arrays.stream)
+        report = replace(report, n_spanning=n_cut, n_labels=n_labels)
+    elif len(grid):
+        seen = every.survey()
+        numbers, report = merged(seen, policy, least)
+        every.compose(seen.first, numbers, labels)
+    if report.n_spanning:
+        warn_of_spanning(report.n_spanning)
+    result = arrays.labels_result(labels, report.n_labels, out_dtype)
+    return (result, report) if return_report else result
+
+
+def check_options(policy: str, threshold: Any, grid: Any) -> float:
+    """Raise for options out of range, warn of gaps; the threshold as a number."""
     if policy not in _POLICIES:
         raise ValueError(
             f"policy: expected one of {', '.join(map(repr, _POLICIES))}; got {policy!r}"
         )
     least = number("threshold", threshold)
-    if not 0 <= least <= 1:
-        raise ValueError(f"threshold: expected 0 to 1; got {threshold!r}")
+    if not 0 <= least < 1:
+        raise ValueError(f"threshold: expected 0 <= threshold < 1; got {threshold!r}")
     if not isinstance(grid, TileGrid):
         raise TypeError(f"grid: expected a TileGrid; got {type(grid).__name__}")
-    every = LabelTiles(tiles, grid)
-    arrays = every.arrays
-    labels = arrays.empty(grid.shape, "int32")
-    n_links = n_refused = n_spanning = n_labels = 0
-    if policy == "center":
-        labels[...] = arrays.xp.asarray(every.painted(), device=arrays.device)
-        labels, _ = Arrays(labels=labels).int32_labels("labels", to_write=False)  # not too sparse
-        n_labels = _core.relabel(labels, arrays.stream)
-    elif len(grid):
-        seen = every.survey()
-        links = [_linked(seen, pairs, policy, least) for pairs in seen.pairs]
-        a, b, score = (np.concatenate(parts) for parts in zip(*links, strict=True))
-        group, n_refused = _grouped(seen.first, a, b, score)
-        n_links, n_spanning = len(a), len(np.unique(group[seen.is_spanning]))
-        numbers, n_labels = _in_raster_order(group, seen.first_pixel)
-        every.compose(seen.first, numbers, labels)
-    if n_spanning:
+    axes = zip(grid._begins, grid._ends, strict=True)
+    if any((ends[:-1] <= begins[1:]).any() for begins, ends in axes):
         warnings.warn(
-            f"stitch_labels: {n_spanning} objects are larger than the overlap of the tiles: they "
-            "may be cut or joined wrongly; use a larger overlap",
-            stacklevel=2,
+            "stitch_labels: tiles do not overlap: objects that they cut stay cut; join_fragments "
+            "puts them together",
+            stacklevel=3,
         )
-    result = arrays.labels_result(labels, n_labels, out_dtype)
-    report = StitchReport(n_links, n_refused, n_spanning, n_labels)
-    return (result, report) if return_report else result
+    return least
+
+
+def warn_of_spanning(n_spanning: int) -> None:
+    """Warn the caller's caller of objects that tiles may have cut."""
+    warnings.warn(
+        f"stitch_labels: {n_spanning} objects are larger than the overlap of the tiles: they "
+        "may be cut or joined wrongly; use a larger overlap",
+        stacklevel=3,
+    )
+
+
+def merged(seen: Survey, policy: str, least: float) -> tuple[NDArray[np.int32], StitchReport]:
+    """Of each id its number in the image, 0 of those that it does not show."""
+    links = [_linked(seen, pairs, policy, least) for pairs in seen.pairs]
+    a, b, score = (np.concatenate(parts) for parts in zip(*links, strict=True))
+    group, n_refused = _grouped(seen.first, a, b, score)
+    numbers, n_labels = _in_raster_order(group, seen.first_pixel)
+    n_spanning = len(np.unique(group[seen.is_spanning]))
+    return numbers, StitchReport(len(a), n_refused, n_spanning, n_labels)
 
 
 def _linked(

@@ -130,6 +130,14 @@ class ObjectPairs:
         return np.asarray(self.count / self.union(), np.float64)
 
 
+def border_width(exclude_border: int) -> int:
+    """The argument `exclude_border`, checked."""
+    width = integer("exclude_border", exclude_border)
+    if width < 0:
+        raise ValueError(f"exclude_border: expected 0 pixels or more; got {width}")
+    return width
+
+
 def count_pairs(
     exclude_border: int = 0, margins: Margins | None = None, **images: Array
 ) -> ObjectPairs:
@@ -145,9 +153,7 @@ def count_pairs(
     **images : array
         The two label images, as of `overlap_counts`, under the names that errors give them.
     """
-    width = integer("exclude_border", exclude_border)
-    if width < 0:
-        raise ValueError(f"exclude_border: expected 0 pixels or more; got {width}")
+    width = border_width(exclude_border)
     margins = margins or ((width, width),) * 3
     (first, ids_a), (second, ids_b), stream = _checked(**images)
     keys, count = _core.overlap_counts(first, second, stream)

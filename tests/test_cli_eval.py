@@ -176,7 +176,7 @@ def test_numbers_are_whole_on_any_terminal(folder, monkeypatch, columns):
         (("true/image 0.tif", "minus.npy"), ("negative ids",)),
         (("true", "pred", "--iou", 0), ("iou: expected 0 < iou <= 1",)),
         (("true", "pred", "--iou", 0.5, 0.5), ("--iou: expected each once",)),
-        (("true", "pred", "--exclude-border=-1"), ("exclude_border",)),
+        (("true", "pred", "--exclude-border=-1"), ("--exclude-border",)),
         (("true", "pred", "--csv", "none/table.csv"), ("none",)),
         (("true", "pred", "--csv", "small.npy"), ("exists",)),
         (("true", "pred", "--csv", "a.json", "--report", "a.json"), ("twice",)),

@@ -216,7 +216,8 @@ def test_tiles_without_overlap_are_told(folder):
     result = run("merge", "apart.npz", "-o", "cells.tif", "--layout", "nonoverlap")
     assert result.exit_code == 0, result.output
     assert result.stderr == (
-        "cellpost: warning: tiles do not overlap: cells that they cut stay cut\n"
+        "cellpost: warning: tiles do not overlap: objects that they cut stay cut; join_fragments "
+        "puts them together\n"
     )
 
 
@@ -301,7 +302,7 @@ def test_negative_ids(folder):
         (["-o", "c.npy", "--overlap", 0.5, "--stride", 4], "expected one of"),
         (["-o", "c.npy", "--overlap", 0.2], "tiles.npz: expected"),
         (["-o", "c.npy", "--layout", "halo"], "halo_px"),
-        (["-o", "c.npy", "--threshold", 1.5], "threshold: expected 0 to 1"),
+        (["-o", "c.npy", "--threshold", 1.5], "threshold: expected 0 <= threshold < 1"),
         (["-o", "c.npy", "--threshold", "nan"], "threshold"),
         (["-o", "c.tif", "--out-dtype", "float32"], "float32"),
         (["-o", "c.npy", "--threads", 0], "--threads"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -121,6 +122,23 @@ def test_ids_of_every_size_and_dtype(dtype, step):
     np.testing.assert_array_equal(found, labels)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_ids_of_a_whole_slide_cost_no_more_than_the_tiles_own(policy):
+    """Tiles cut from a slide's labels keep its ids: no table of all of them for each tile."""
+    cells = np.pad(np.ones((5, 5), np.int32), 1)
+    ids = 2_000_000 + np.arange(1, 26 * 27 + 1, dtype=np.int32).reshape(26, 27)
+    labels = np.kron(ids, cells)
+    grid = TileGrid(labels.shape, tile=16, overlap_px=8)
+    tiles = grid.extract(labels)
+    tracemalloc.start()
+    found = stitch_labels(tiles, grid, policy=policy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, ref_labels.relabel(labels))
+    assert len(grid) * 2_000_000 > 2**29  # bytes, if a byte an id were kept for each tile
+    assert peak < 20 * tiles.nbytes
+
+
 def test_more_objects_than_16_bits_hold():
     y, x = np.indices((900, 900))
     labels = np.where((y % 3 < 2) & (x % 3 < 2), y // 3 * 300 + x // 3 + 1, 0)
@@ -205,7 +223,8 @@ def test_chains_of_tiles_join(policy):
     grid = TileGrid(labels.shape, tile=(8, 30), overlap_px=(0, 20))
     tiles = simulate.label_tiles(labels, grid)
     if policy == "center":
-        assert stitch_labels(tiles, grid, policy=policy).max() >= 1
+        with pytest.warns(UserWarning, match="larger than the overlap"):
+            assert stitch_labels(tiles, grid, policy=policy).max() >= 1
         return
     with pytest.warns(UserWarning, match="1 objects are larger"):
         found, report = stitch_labels(tiles, grid, policy=policy, return_report=True)
@@ -373,7 +392,8 @@ def test_without_overlap_nothing_is_joined():
     grid = TileGrid(labels.shape, tile=20, layout="nonoverlap")
     tiles = simulate.label_tiles(labels, grid, seed=0)
     for policy in ("mutual", "iou", "ios", "center"):
-        found = stitch_labels(tiles, grid, policy=policy)
+        with pytest.warns(UserWarning, match="tiles do not overlap: .* join_fragments"):
+            found = stitch_labels(tiles, grid, policy=policy)
         np.testing.assert_array_equal(found > 0, labels > 0)
         n = sum(len(np.unique(tile[tile > 0])) for tile in tiles)
         assert found.max() == n
@@ -402,6 +422,37 @@ def test_objects_beyond_the_image_are_no_evidence():
     expected = np.zeros((10, 30), int)
     expected[2:4] = 1
     np.testing.assert_array_equal(found, expected)
+
+
+def test_what_lies_beyond_the_image_is_not_counted():
+    grid = TileGrid((8, 30), tile=(16, 12), overlap_px=(0, 6))
+    image = np.zeros((8, 30), np.int32)
+    image[2:5, 2:4] = 1
+    tiles = grid.extract(image)
+    tiles[:, 0] = 9  # above the image
+    labels, report = stitch_labels(tiles, grid, return_report=True)
+    np.testing.assert_array_equal(labels, image)
+    assert (report.n_spanning, report.n_labels) == (0, 1)
+
+
+def test_an_overlap_of_one_pixel_is_spanned_by_what_crosses_it():
+    grid = TileGrid((9, 21), tile=(9, 11), overlap_px=(0, 1), layout="fixed")
+    image = np.zeros((9, 21), np.int32)
+    image[2:5, 2:18], image[6, 3:8] = 1, 2
+    with pytest.warns(UserWarning, match="1 objects are larger than the overlap"):
+        _, report = stitch_labels(grid.extract(image), grid, return_report=True)
+    assert report.n_spanning == 1
+
+
+def test_centers_of_objects_that_their_tile_cuts_are_told():
+    """Half as wide as the overlap from end to end, but the centroid is at one end."""
+    grid = TileGrid((40, 150), tile=(40, 100), overlap_px=(0, 50))
+    image = np.zeros((40, 150), np.int32)
+    image[20, 52:101], image[18:23, 52:56], image[2:38, 100] = 1, 1, 1
+    with pytest.warns(UserWarning, match="1 objects are larger than the overlap"):
+        _, report = stitch_labels(grid.extract(image), grid, policy="center", return_report=True)
+    assert (report.n_spanning, report.n_labels) == (1, 2)
+    np.testing.assert_array_equal(stitch_labels(grid.extract(image), grid), image)
 
 
 def test_objects_larger_than_the_overlap_are_counted():
@@ -442,9 +493,10 @@ ONE = np.zeros((20, 20), np.int32)
         (ValueError, "tiles: expected shape", {"tiles": np.zeros((20, 30), int)}),
         (ValueError, "policy: expected one of 'mutual'", {"policy": "best"}),
         (ValueError, "policy: expected one of 'mutual'", {"policy": None}),
-        (ValueError, "threshold: expected 0 to 1; got 1.5", {"threshold": 1.5}),
-        (ValueError, "threshold: expected 0 to 1; got -0.1", {"threshold": -0.1}),
-        (ValueError, "threshold: expected 0 to 1; got nan", {"threshold": np.nan}),
+        (ValueError, "threshold: expected 0 <= threshold < 1; got 1.5", {"threshold": 1.5}),
+        (ValueError, "threshold: expected 0 <= threshold < 1; got -0.1", {"threshold": -0.1}),
+        (ValueError, "threshold: expected 0 <= threshold < 1; got nan", {"threshold": np.nan}),
+        (ValueError, "threshold: expected 0 <= threshold < 1; got 1.0", {"threshold": 1.0}),
         (TypeError, "threshold: expected a number", {"threshold": "half"}),
         (TypeError, "grid: expected a TileGrid; got tuple", {"grid": (20, 30)}),
         (TypeError, "out_dtype: expected an integer dtype", {"out_dtype": "float32"}),

@@ -99,7 +99,11 @@ def evaluate(
             run.check()
             if len(set(thresholds)) < len(thresholds):
                 raise ValueError(f"--iou: expected each once; got {' '.join(map(str, thresholds))}")
+            if exclude_border < 0:
+                raise ValueError(f"--exclude-border: expected 0 or more; got {exclude_border}")
             pairs = _pairs(true, pred)
+            if len(pairs) > 1 and _POOLED in (name for name, _, _ in pairs):
+                raise ValueError(f"{true}: expected no image of the name of all: {_POOLED}")
         steps.say("comparing")
         start = time.perf_counter()
         found = metrics.evaluate(_read(pairs, steps), thresholds, exclude_border=exclude_border)
@@ -199,7 +203,7 @@ def _rows(names: Sequence[str], found: metrics.Evaluation) -> list[dict[str, Any
 
 def _as_csv(rows: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> bytes:
     """Spell the table; with several thresholds their columns end in them: f1_0.75."""
-    endings = [""] if len(thresholds) == 1 else [f"_{threshold:g}" for threshold in thresholds]
+    endings = [""] if len(thresholds) == 1 else [f"_{threshold!r}" for threshold in thresholds]
     each = [(name, k, name + ending) for k, ending in enumerate(endings) for name in _EACH]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -113,8 +113,6 @@ def merge(
     def read() -> Inputs:
         given = read_label_tiles(tiles, shape=shape or None)
         grid = grid_of(tiles, given.array.shape, given.shape, spacing)
-        if _leaves_gaps(grid):
-            told.append("tiles do not overlap: cells that they cut stay cut")
         noted = {
             "tiles": str(tiles),
             "n_tiles": len(grid),
@@ -132,12 +130,6 @@ def merge(
 
 def _as_it_is(array: Any) -> Any:
     return array
-
-
-def _leaves_gaps(grid: cellpost.TileGrid) -> bool:
-    """Whether tiles share no pixel with the next ones."""
-    axes = zip(grid.counts, grid.stride, grid.tile, strict=True)
-    return any(n > 1 and step >= side for n, step, side in axes)
 
 
 def _count(report: cellpost.StitchReport) -> tuple[int, dict[str, int]]:

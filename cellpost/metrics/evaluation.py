@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellpost._arrays import Array
 from cellpost.metrics.matching import AP_IOUS, Match, checked_thresholds, matches
 from cellpost.metrics.regions import dice_sums, jaccard_sums
-from cellpost.overlaps import ObjectPairs, count_pairs
+from cellpost.overlaps import ObjectPairs, border_width, count_pairs
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -118,6 +118,7 @@ def evaluate(
     single = isinstance(checked, float)
     asked = [checked] if isinstance(checked, float) else checked
     thresholds = [*AP_IOUS, *asked]
+    border_width(exclude_border)
     each = []
     for i, pair in enumerate(pairs):
         if not isinstance(pair, Sequence) or len(pair) != 2:
@@ -151,9 +152,7 @@ def _sums_of(found: ObjectPairs, thresholds: Sequence[float]) -> _Sums:
     # Those below 0.5 need memory of their own, those from it on share theirs: not both at once.
     parts = [t for t in thresholds if t >= 0.5], [t for t in thresholds if t < 0.5]
     of_threshold = {
-        one.iou: (one.tp, float(one.scores.sum()))
-        for part in parts
-        for one in matches(found, part)
+        one.iou: (one.tp, float(one.scores.sum())) for part in parts for one in matches(found, part)
     }
     matched = [of_threshold[t] for t in thresholds]
     return _Sums(
