@@ -1,5 +1,6 @@
 #include "api/flows.h"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <pybind11/native_enum.h>
@@ -11,6 +12,94 @@
 namespace py = pybind11;
 
 namespace cellpost::bindings {
+
+namespace {
+
+using Lengths = std::vector<int64_t>;
+
+/// Stages on windows of an image.
+void register_windows(py::module_& m) {
+  m.def(
+      "follow_region",
+      [](py::handle dP, py::handle cellprob, py::handle bins, intptr_t stream,
+         float cellprob_threshold, int64_t niter, Sampling sampling, const Lengths& offset,
+         const Lengths& global_shape, const Lengths& region) {
+        const HeldArray flow(dP, "dP", stream), cell(cellprob, "cellprob", stream),
+            out(bins, "bins", stream);
+        FollowOptions options;
+        options.cellprob_threshold = cellprob_threshold;
+        options.n_steps = niter;
+        options.sampling = sampling;
+        without_gil([&] {
+          api::follow_region(flow.get(), cell.get(), options, offset, global_shape, region,
+                             out.get());
+        });
+      },
+      py::arg("dP"), py::arg("cellprob"), py::arg("bins"), py::arg("stream"), py::kw_only(),
+      py::arg("cellprob_threshold"), py::arg("niter"), py::arg("sampling"), py::arg("offset"),
+      py::arg("global_shape"), py::arg("region"));
+  m.def(
+      "bound_bins",
+      [](py::handle bins, py::handle boxes, intptr_t stream, const Lengths& global_shape,
+         const Lengths& side) {
+        const HeldArray in(bins, "bins", stream), out(boxes, "boxes", stream);
+        without_gil([&] { api::bound_bins(in.get(), global_shape, side, out.get()); });
+      },
+      py::arg("bins"), py::arg("boxes"), py::arg("stream"), py::kw_only(), py::arg("global_shape"),
+      py::arg("side"));
+  m.def(
+      "count_bins",
+      [](py::handle bins, py::handle counts, intptr_t stream, const Lengths& offset,
+         const Lengths& global_shape) {
+        const HeldArray in(bins, "bins", stream), out(counts, "counts", stream);
+        without_gil([&] { api::count_bins(in.get(), offset, global_shape, out.get()); });
+      },
+      py::arg("bins"), py::arg("counts"), py::arg("stream"), py::kw_only(), py::arg("offset"),
+      py::arg("global_shape"));
+  m.def(
+      "find_seeds",
+      [](py::handle counts, intptr_t stream) {
+        const HeldArray in(counts, "counts", stream);
+        const auto seeds = without_gil([&] { return api::find_seeds(in.get()); });
+        return py::array_t<int64_t>(static_cast<py::ssize_t>(seeds.size()), seeds.data());
+      },
+      py::arg("counts"), py::arg("stream"));
+  m.def(
+      "label_bins",
+      [](py::handle bins, py::handle counts, py::handle labels, intptr_t stream,
+         const py::array_t<int64_t, py::array::c_style | py::array::forcecast>& seeds,
+         const Lengths& offset, const Lengths& global_shape) {
+        const HeldArray in(bins, "bins", stream), histogram(counts, "counts", stream),
+            out(labels, "labels", stream);
+        const Lengths list(seeds.data(), seeds.data() + seeds.size());
+        without_gil([&] {
+          api::label_bins(in.get(), histogram.get(), list, offset, global_shape, out.get());
+        });
+      },
+      py::arg("bins"), py::arg("counts"), py::arg("labels"), py::arg("stream"), py::kw_only(),
+      py::arg("seeds"), py::arg("offset"), py::arg("global_shape"));
+  m.def(
+      "survey_objects",
+      [](py::handle labels, py::handle rows, py::handle has_hole, intptr_t stream) {
+        const HeldArray in(labels, "labels", stream), out(rows, "rows", stream);
+        std::optional<HeldArray> flags;
+        if (!has_hole.is_none()) flags.emplace(has_hole, "has_hole", stream);
+        without_gil([&] {
+          api::survey_objects(in.get(), out.get(),
+                              flags ? std::optional(flags->get()) : std::nullopt);
+        });
+      },
+      py::arg("labels"), py::arg("rows"), py::arg("has_hole"), py::arg("stream"));
+  m.def(
+      "map_labels",
+      [](py::handle labels, py::handle map, intptr_t stream) {
+        const HeldArray in(labels, "labels", stream), by_id(map, "map", stream);
+        without_gil([&] { api::map_labels(in.get(), by_id.get()); });
+      },
+      py::arg("labels"), py::arg("map"), py::arg("stream"));
+}
+
+}  // namespace
 
 void register_flows(py::module_& m) {
   py::native_enum<Sampling>(m, "Sampling", "enum.IntEnum")
@@ -105,12 +194,15 @@ void register_flows(py::module_& m) {
 
   m.def(
       "flow_error",
-      [](py::handle labels, py::handle dP, py::handle errors, intptr_t stream) {
+      [](py::handle labels, py::handle dP, py::handle errors, intptr_t stream, int64_t niter,
+         const Lengths& global_shape) {
         const HeldArray in(labels, "labels", stream), flow(dP, "dP", stream),
             out(errors, "errors", stream);
-        return without_gil([&] { return api::flow_error(in.get(), flow.get(), out.get()); });
+        return without_gil(
+            [&] { api::flow_error(in.get(), flow.get(), niter, global_shape, out.get()); });
       },
-      py::arg("labels"), py::arg("dP"), py::arg("errors"), py::arg("stream"));
+      py::arg("labels"), py::arg("dP"), py::arg("errors"), py::arg("stream"), py::kw_only(),
+      py::arg("niter") = -1, py::arg("global_shape") = Lengths{});
 
   m.def(
       "remove_bad_flows",
@@ -121,6 +213,7 @@ void register_flows(py::module_& m) {
       },
       py::arg("labels"), py::arg("dP"), py::arg("stream"), py::kw_only(),
       py::arg("flow_threshold"));
+  register_windows(m);
 }
 
 }  // namespace cellpost::bindings

@@ -56,10 +56,60 @@ def endpoints_to_labels(
     endpoints: object, mask: object, labels: object, stream: int, *, max_size_fraction: float
 ) -> int: ...
 def masks_to_flows(labels: object, flows: object, stream: int, *, niter: int) -> None: ...
-def flow_error(labels: object, dP: object, errors: object, stream: int) -> None: ...
+def flow_error(
+    labels: object,
+    dP: object,
+    errors: object,
+    stream: int,
+    *,
+    niter: int = ...,
+    global_shape: Sequence[int] = ...,
+) -> None: ...
 def remove_bad_flows(
     labels: object, dP: object, stream: int, *, flow_threshold: float
 ) -> dict[str, int]: ...
+def follow_region(
+    dP: object,
+    cellprob: object,
+    bins: object,
+    stream: int,
+    *,
+    cellprob_threshold: float,
+    niter: int,
+    sampling: Sampling,
+    offset: Sequence[int],
+    global_shape: Sequence[int],
+    region: Sequence[int],
+) -> None: ...
+def bound_bins(
+    bins: object,
+    boxes: object,
+    stream: int,
+    *,
+    global_shape: Sequence[int],
+    side: Sequence[int],
+) -> None: ...
+def count_bins(
+    bins: object,
+    counts: object,
+    stream: int,
+    *,
+    offset: Sequence[int],
+    global_shape: Sequence[int],
+) -> None: ...
+def find_seeds(counts: object, stream: int) -> NDArray[np.int64]: ...
+def label_bins(
+    bins: object,
+    counts: object,
+    labels: object,
+    stream: int,
+    *,
+    seeds: NDArray[np.int64],
+    offset: Sequence[int],
+    global_shape: Sequence[int],
+) -> None: ...
+def survey_objects(labels: object, rows: object, has_hole: object | None, stream: int) -> None: ...
+def map_labels(labels: object, map: object, stream: int) -> None: ...
 def largest_label(labels: object, stream: int) -> int: ...
 def count_labels(labels: object, stream: int) -> int: ...
 def relabel(labels: object, stream: int) -> int: ...

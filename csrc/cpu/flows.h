@@ -1,7 +1,7 @@
 // The flows family on the CPU. Contracts are those of pipeline/flows.h.
 #pragma once
 
-#include "pipeline/flows.h"
+#include "pipeline/flows_window.h"
 
 namespace cellpost::cpu {
 
@@ -13,9 +13,20 @@ int64_t count_foreground(const MaskView& mask, const Shape& shape);
 int64_t endpoints_to_labels(const FloatView& points, const MaskView& mask, const Shape& shape,
                             double max_size_fraction, int32_t* labels);
 void masks_to_flows(int32_t* labels, const Shape& shape, int64_t n, int64_t niter, float* flows);
-void flow_error(int32_t* labels, const Shape& shape, int64_t n, const FloatView& dP, double* errors,
-                int64_t n_errors);
+void flow_error(int32_t* labels, const Shape& shape, int64_t n, const FloatView& dP, int64_t niter,
+                const Shape& image, double* errors, int64_t n_errors);
 FilterReport remove_bad_flows(int32_t* labels, const Shape& shape, int64_t n, const FloatView& dP,
                               double threshold);
+
+void follow_region(const FloatView& dP, const FloatView& cellprob, const FollowOptions& options,
+                   const Window& window, const Region& region);
+void bound_bins(const BoundBins& job, int64_t n_rows);
+void count_bins(const int64_t* bins, const Shape& part, const Window& window, int32_t* counts);
+std::vector<int64_t> find_seeds(const int32_t* counts, const Shape& shape);
+void label_bins(const int64_t* bins, const Shape& part, const Window& window, const int32_t* counts,
+                const std::vector<int64_t>& seeds, int32_t* labels);
+void survey_objects(int32_t* labels, const Shape& shape, int64_t n, int64_t* rows,
+                    int32_t* has_hole);
+void map_labels(const int32_t* map, int32_t* labels, int64_t n);
 
 }  // namespace cellpost::cpu

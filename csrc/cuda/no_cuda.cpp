@@ -38,13 +38,27 @@ int64_t endpoints_to_labels(const Place&, const FloatView&, const MaskView&, con
   refuse();
 }
 void masks_to_flows(const Place&, int32_t*, const Shape&, int64_t, int64_t, float*) { refuse(); }
-void flow_error(const Place&, int32_t*, const Shape&, int64_t, const FloatView&, double*, int64_t) {
+void flow_error(const Place&, int32_t*, const Shape&, int64_t, const FloatView&, int64_t,
+                const Shape&, double*, int64_t) {
   refuse();
 }
 FilterReport remove_bad_flows(const Place&, int32_t*, const Shape&, int64_t, const FloatView&,
                               double) {
   refuse();
 }
+void follow_region(const Place&, const FloatView&, const FloatView&, const FollowOptions&,
+                   const Window&, const Region&) {
+  refuse();
+}
+void bound_bins(const Place&, const BoundBins&, int64_t) { refuse(); }
+void count_bins(const Place&, const int64_t*, const Shape&, const Window&, int32_t*) { refuse(); }
+std::vector<int64_t> find_seeds(const Place&, const int32_t*, const Shape&) { refuse(); }
+void label_bins(const Place&, const int64_t*, const Shape&, const Window&, const int32_t*,
+                const std::vector<int64_t>&, int32_t*) {
+  refuse();
+}
+void survey_objects(const Place&, int32_t*, const Shape&, int64_t, int64_t*, int32_t*) { refuse(); }
+void map_labels(const Place&, const int32_t*, int32_t*, int64_t) { refuse(); }
 
 LabelRange label_range(const Place&, const int32_t*, const Shape&) { refuse(); }
 FilterReport remove_by_size(const Place&, int32_t*, const Shape&, int64_t, int64_t, int64_t) {

@@ -224,11 +224,12 @@ int64_t label_ends(Exec& exec, const IndexImage& ends, const Shape& shape, int32
 
 // ---- diffusion ---------------------------------------------------------------------------------
 
-/// Heat of the listed objects; niter < 0 takes the number of steps from the largest. Calls
-/// use(heat) with the result and returns the number of steps.
+/// Heat of the listed objects; niter < 0 takes the number of steps from the largest, and the size
+/// of the image that the labels are part of decides the precision. Calls use(heat) with the result
+/// and returns the number of steps.
 template <class Exec, class Use>
 int64_t with_heat(Exec& exec, Objects<Exec>& objects, const int32_t* ids, int64_t n_ids,
-                  int64_t niter, const Use& use) {
+                  int64_t niter, const Shape& image, const Use& use) {
   const Shape& shape = objects.shape();
   const ObjectTable& table = objects.table();
   if (niter < 0) {
@@ -248,7 +249,7 @@ int64_t with_heat(Exec& exec, Objects<Exec>& objects, const int32_t* ids, int64_
   };
   using Two = std::integral_constant<int, 2>;
   using Three = std::integral_constant<int, 3>;
-  if (diffuses_in_double(shape)) {
+  if (diffuses_in_double(image)) {
     shape.ndim == 2 ? run(0.0, Two{}) : run(0.0, Three{});
   } else {
     shape.ndim == 2 ? run(0.0f, Two{}) : run(0.0f, Three{});
@@ -259,8 +260,8 @@ int64_t with_heat(Exec& exec, Objects<Exec>& objects, const int32_t* ids, int64_
 /// Errors by id of the kept objects; `error` has table().n + 1 elements.
 template <class Exec>
 int64_t flow_errors(Exec& exec, Objects<Exec>& objects, const FloatView& dP, const int32_t* ids,
-                    int64_t n_ids, double* error) {
-  return with_heat(exec, objects, ids, n_ids, -1, [&](const auto& heat) {
+                    int64_t n_ids, int64_t niter, const Shape& image, double* error) {
+  return with_heat(exec, objects, ids, n_ids, niter, image, [&](const auto& heat) {
     using Real = std::decay_t<decltype(heat.heat[0])>;
     with_known_dtype(dP, [&](const auto& flow) {
       using Flow = std::decay_t<decltype(flow)>;
@@ -275,7 +276,8 @@ int64_t drop_bad_flows(Exec& exec, Objects<Exec>& objects, const FloatView& dP, 
   auto ids = objects.kept();
   if (ids.size() == 0) return 0;
   auto error = exec.template alloc<double>(objects.table().n + 1);
-  const int64_t niter = flow_errors(exec, objects, dP, ids.data(), ids.size(), error.data());
+  const int64_t niter =
+      flow_errors(exec, objects, dP, ids.data(), ids.size(), -1, objects.shape(), error.data());
   exec.for_each(ids.size(), DropByError{error.data(), ids.data(), threshold, objects.map()});
   return niter;
 }
@@ -288,7 +290,7 @@ void masks_to_flows(Exec& exec, Objects<Exec>& objects, int64_t niter, float* fl
     exec.fill(flows, shape.ndim * shape.pixels(), 0.0f);
     return;
   }
-  with_heat(exec, objects, ids.data(), ids.size(), niter, [&](const auto& heat) {
+  with_heat(exec, objects, ids.data(), ids.size(), niter, shape, [&](const auto& heat) {
     using Real = std::decay_t<decltype(heat.heat[0])>;
     exec.for_each_pixel(shape.rows(), shape.x, WriteFlows<Real>{heat, flows});
   });
@@ -312,15 +314,16 @@ int64_t endpoints_to_labels(Exec& exec, const FloatView& points, const MaskView&
   return objects.renumber();
 }
 
-/// Errors of the objects in ascending order of id, at most n_errors of them.
+/// Errors of the objects in ascending order of id, at most n_errors of them; niter and image: see
+/// with_heat.
 template <class Exec>
 void flow_error(Exec& exec, int32_t* labels, const Shape& shape, int64_t n, const FloatView& dP,
-                double* errors, int64_t n_errors) {
+                int64_t niter, const Shape& image, double* errors, int64_t n_errors) {
   Objects<Exec> objects(exec, shape, labels, n);
   auto ids = objects.kept();
   if (ids.size() == 0) return;
   auto by_id = exec.template alloc<double>(n + 1);
-  flow_errors(exec, objects, dP, ids.data(), ids.size(), by_id.data());
+  flow_errors(exec, objects, dP, ids.data(), ids.size(), niter, image, by_id.data());
   exec.for_each(std::min(ids.size(), n_errors), Gather<double>{by_id.data(), ids.data(), errors});
 }
 

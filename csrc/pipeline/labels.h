@@ -142,26 +142,15 @@ class Objects {
     int64_t n_overwritten = 0;
     {
       const int64_t n = ids.size();
-      auto at = exec_.template alloc<int64_t>(n);
-      exec_.for_each(n, GatherBoxPixels{table_, ids.data(), at.data()});
+      auto box = exec_.template alloc<int64_t>(n);
+      exec_.for_each(n, GatherBoxPixels{table_, ids.data(), box.data()});
       auto by_box = kept();
-      exec_.sort_by(at, by_box);
-      at = exec_.template alloc<int64_t>(n + 1);
-      exec_.for_each(n, GatherHoleScratch{table_, by_box.data(), at.data()});
-      exec_.fill(at.data() + n, 1, int64_t{0});
-      // Scratch of all objects at once would grow with objects times image where their boxes
-      // overlap: they go in batches.
-      const int64_t all = exec_.scan(at.data(), n + 1);
-      const int64_t words = std::min(all, std::max(shape_.pixels() / 16, largest_scratch(ids)));
-      auto scratch = exec_.template alloc<uint64_t>(words);
-      for (int64_t first = 0, end; first < n; first = end) {
-        end = all == words ? n : batch_end(at.data(), first, n, words);
-        const HoleBatch batch{by_box.data(), at.data(), scratch.data(), first};
-        exec_.for_each_object(end - first, FindHoles{holes, batch, has_hole.data()});
+      exec_.sort_by(box, by_box);
+      flood_holes(by_box, has_hole.data(), [&](const HoleBatch& batch, int64_t n_batch) {
         if (nested == Nested::keep) {
-          exec_.for_each_object(end - first, ClaimHoles{holes, batch, has_hole.data(), n});
+          exec_.for_each_object(n_batch, ClaimHoles{holes, batch, has_hole.data(), n});
         }
-      }
+      });
       if (exec_.template select<int32_t>(1, table_.n + 1, IsSet{has_hole.data()}).size() == 0) {
         return {0, 0};
       }
@@ -179,6 +168,15 @@ class Objects {
     }
     measure();
     return {n_pixels() - before + n_overwritten, ids.size() - kept().size()};
+  }
+
+  /// By id: 1 where a kept object has a hole, else 0.
+  auto find_holes() {
+    auto ids = kept();
+    auto has_hole = exec_.template alloc<int32_t>(table_.n + 1);
+    exec_.fill(has_hole.data(), table_.n + 1, int32_t{0});
+    if (ids.size() > 0) flood_holes(ids, has_hole.data(), [](const HoleBatch&, int64_t) {});
+    return has_hole;
   }
 
   /// Separated parts of one label: keeps the largest (the first of equals), or gives each an id of
@@ -218,6 +216,28 @@ class Objects {
   }
 
  private:
+  /// Floods the objects, marks those with a hole, and calls then(batch, n) while the floods stand.
+  /// Scratch of all objects at once would grow with objects times image where their boxes overlap:
+  /// they go in batches.
+  template <class Then>
+  void flood_holes(typename Exec::template Buffer<int32_t>& ids, int32_t* has_hole,
+                   const Then& then) {
+    const int64_t n = ids.size();
+    auto at = exec_.template alloc<int64_t>(n + 1);
+    exec_.for_each(n, GatherHoleScratch{table_, ids.data(), at.data()});
+    exec_.fill(at.data() + n, 1, int64_t{0});
+    const int64_t all = exec_.scan(at.data(), n + 1);
+    const int64_t words = std::min(all, std::max(shape_.pixels() / 16, largest_scratch(ids)));
+    auto scratch = exec_.template alloc<uint64_t>(words);
+    for (int64_t first = 0, end; first < n; first = end) {
+      end = all == words ? n : batch_end(at.data(), first, n, words);
+      const HoleBatch batch{ids.data(), at.data(), scratch.data(), first};
+      exec_.for_each_object(end - first,
+                            FindHoles{Holes{labels_, shape_, table_}, batch, has_hole});
+      then(batch, end - first);
+    }
+  }
+
   int64_t largest_scratch(typename Exec::template Buffer<int32_t>& ids) {
     auto most = exec_.template alloc<int64_t>(1);
     exec_.fill(most.data(), 1, int64_t{0});

@@ -31,6 +31,8 @@ struct Owned {
   const T& operator[](int64_t i) const { return data[static_cast<size_t>(i)]; }
   T* begin() { return data.get(); }
   T* end() { return data.get() + size(); }
+  const T* begin() const { return data.get(); }
+  const T* end() const { return data.get() + size(); }
   bool operator==(const Owned& other) const {
     return shape == other.shape && std::equal(data.get(), data.get() + size(), other.data.get());
   }

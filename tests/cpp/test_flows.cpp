@@ -1,5 +1,6 @@
 // The flows family through its C++ contract: the same bits at every CPU level and thread count, on
 // blocks of exactly the size needed.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -295,7 +296,7 @@ TEST(flows, targets_and_errors_are_the_same_everywhere) {
       Owned<float> flow(maps.dP.shape);
       Owned<double> error({n});
       api::masks_to_flows(view("labels", labels), -1, view("flows", flow));
-      api::flow_error(view("labels", labels), view("dP", maps.dP), view("errors", error));
+      api::flow_error(view("labels", labels), view("dP", maps.dP), -1, {}, view("errors", error));
       if (!flows) flows.emplace(flow.copy()), errors.emplace(error.copy());
       CHECK(flow == *flows);
       CHECK(error == *errors);
@@ -330,6 +331,103 @@ TEST(flows, scattered_objects_do_not_disturb_each_other) {
       CHECK(flow == *together);
     });
   }
+}
+
+/// Bins of a part of the image, followed in windows that grow until nothing leaves them.
+Owned<int64_t> bins_of_part(const Maps& maps, const FollowOptions& options, int64_t y0, int64_t x0,
+                            int64_t height, int64_t width) {
+  const auto& shape = maps.cellprob.shape;
+  Owned<int64_t> bins({height, width});
+  std::fill(bins.begin(), bins.end(), kEscaped);
+  for (int64_t halo = 1; std::count(bins.begin(), bins.end(), kEscaped) > 0; halo *= 2) {
+    CHECK(halo < 1000);
+    const int64_t y = std::max<int64_t>(y0 - halo, 0), x = std::max<int64_t>(x0 - halo, 0);
+    const int64_t h = std::min(y0 + height + halo, shape[0]) - y;
+    const int64_t w = std::min(x0 + width + halo, shape[1]) - x;
+    Maps part{Owned<float>({2, h, w}), Owned<float>({h, w})};
+    for (int64_t i = 0; i < h * w; ++i) {
+      const int64_t from = (y + i / w) * shape[1] + x + i % w;
+      part.cellprob[i] = maps.cellprob[from];
+      for (int64_t c = 0; c < 2; ++c) {
+        part.dP[c * h * w + i] = maps.dP[c * shape[0] * shape[1] + from];
+      }
+    }
+    api::follow_region(view("dP", part.dP), view("cellprob", part.cellprob), options, {y, x}, shape,
+                       {y0 - y, x0 - x}, view("bins", bins));
+  }
+  return bins;
+}
+
+TEST(flows, stages_on_windows_give_the_whole_images_labels) {
+  const std::vector<int64_t> shape{43, 57};
+  const Maps maps = cells(shape, 12, 2.0f, 3);
+  FollowOptions options;
+  options.flow_threshold = 0;
+  options.min_size = 0;
+  options.max_size_fraction = 1;
+  options.fill_holes = false;
+  const Owned<int32_t> expected = follow(maps, options).labels;
+  everywhere([&] {
+    Owned<int64_t> bins = bins_of_part(maps, options, 0, 0, 43, 57);
+    Owned<int64_t> by_part(shape);
+    Owned<int32_t> counts(shape), by_window(shape);
+    api::count_bins(view("bins", bins), {0, 0}, shape, view("counts", counts));
+    for (int64_t y = 0; y < 43; y += 9) {
+      for (int64_t x = 0; x < 57; x += 13) {
+        const int64_t h = std::min<int64_t>(9, 43 - y), w = std::min<int64_t>(13, 57 - x);
+        const Owned<int64_t> part = bins_of_part(maps, options, y, x, h, w);
+        Owned<int32_t> window({h, w});
+        api::count_bins(view("bins", bins), {y, x}, shape, view("counts", window));
+        for (int64_t i = 0; i < h * w; ++i) {
+          by_part[(y + i / w) * 57 + x + i % w] = part[i];
+          by_window[(y + i / w) * 57 + x + i % w] = window[i];
+        }
+      }
+    }
+    CHECK(by_part == bins);
+    CHECK(by_window == counts);
+    Owned<int64_t> boxes({4, 4});
+    for (int64_t i = 0; i < 16; ++i) boxes[i] = i % 4 < 2 ? int64_t{1} << 60 : 0;
+    api::bound_bins(view("bins", bins), shape, {22, 29}, view("boxes", boxes));
+    for (const int64_t bin : bins) {
+      if (bin < 0) continue;
+      const int64_t y = bin / 57, x = bin % 57, cell = 4 * (y / 22 * 2 + x / 29);
+      CHECK(boxes[cell] <= y && boxes[cell + 1] <= x);
+      CHECK(y < boxes[cell + 2] && x < boxes[cell + 3]);
+    }
+    std::vector<int64_t> seeds = api::find_seeds(view("counts", counts));
+    std::stable_sort(seeds.begin(), seeds.end(),
+                     [&](int64_t a, int64_t b) { return counts[a] < counts[b]; });
+    Owned<int32_t> labels(shape);
+    api::label_bins(view("bins", bins), view("counts", counts), seeds, {0, 0}, shape,
+                    view("labels", labels));
+    api::relabel(view("labels", labels));
+    CHECK(labels == expected);
+  });
+}
+
+TEST(flows, a_survey_measures_objects_and_finds_holes) {
+  Owned<int32_t> labels({5, 7});
+  for (int64_t i = 0; i < 35; ++i) {
+    const int64_t y = i / 7, x = i % 7;
+    if (x >= 2 && x <= 4 && y >= 1 && y <= 3) labels[i] = y == 2 && x == 3 ? 0 : 3;
+  }
+  labels[0] = 1;
+  everywhere([&] {
+    Owned<int64_t> rows({3, 6});
+    Owned<int32_t> has_hole({3});
+    api::survey_objects(view("labels", labels), view("rows", rows), view("has_hole", has_hole));
+    const int64_t first[] = {1, 0, 0, 0, 1, 1}, third[] = {8, 9, 1, 2, 4, 5};
+    CHECK(std::equal(first, first + 6, rows.begin()));
+    CHECK(rows[6] == 0);
+    CHECK(std::equal(third, third + 6, rows.begin() + 12));
+    CHECK(has_hole[0] == 0 && has_hole[1] == 0 && has_hole[2] == 1);
+    Owned<int32_t> mapped = labels.copy(), map({4});
+    map[1] = 7;
+    map[3] = 5;
+    api::map_labels(view("labels", mapped), view("map", map));
+    for (int64_t i = 0; i < 35; ++i) CHECK(mapped[i] == map[labels[i]]);
+  });
 }
 
 TEST(flows, bad_arguments_are_named) {
