@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from cellpost._arrays import Array, dtype_name, to_host
+from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost._pipeline import pipelined
 from cellpost.augment.view import View
 from cellpost.augment.views import Views
@@ -30,6 +31,7 @@ from cellpost.tiles_weights import Window
 
 __all__ = ["NoCellsError", "segment"]
 
+_NEARLY_ALL = 99.0  # percentile
 _N_COARSE = 9  # tiles that are looked at for the size of cells
 _LARGEST_TILE = 2048  # that a rule chooses
 
@@ -86,8 +88,9 @@ def segment(
     tile : int, one per axis, or {"train4ever", "cell_size"}
         Side of the tiles that the network sees, in pixels; or chosen. ``"train4ever"``: the whole
         image at once, and tiles of `choose_tile_size` if `needs_sliding` says so. ``"cell_size"``:
-        the whole cells in up to 9 tiles of 512 tell the diameter, and that the tiles, the overlap
-        and, with `model_diameter`, the scale.
+        the whole cells in up to 9 tiles of 512 tell the diameter, and that the tiles and, with
+        `model_diameter`, the scale; the overlap is more than 99 of 100 of them are long, too, but
+        at most half a tile.
     overlap, overlap_px
         As of `TileGrid`, of the tiles without the margin; 0.6 if neither is given.
     batch_size : int
@@ -122,12 +125,14 @@ def segment(
         What makes labels, or what else is to be returned; called with the head options. With
         ``"flows"`` and ``"hover"`` instead of `follow_flows` or `hover_watershed`, with the whole
         map, (K, H, W): ``lambda maps: maps`` gives it. With ``"instances"`` instead of
-        `paste_masks`, with the merged `Detections`, which need no masks then, and (H, W).
+        `paste_masks`, with the merged `Detections`, which need no masks then, and (H, W). It has to
+        give labels, or a tuple that begins with them, where ``tile="train4ever"`` counts these.
     progress : bool or callable
         True: a bar on stderr. A function: called with the tiles done and the number of all.
     **head_options
         Keyword arguments of `follow_flows` or `hover_watershed`; of `merge_detections` and
-        `paste_masks` for instances and labels. Checked before the network runs.
+        `paste_masks` for instances and labels. Checked before the network runs, but for those of
+        maps that are given to `postprocess`.
 
     Returns
     -------
@@ -206,16 +211,25 @@ def segment(
     seen = source.seen
 
     margin = networks.margin
+    if postprocess is not None and not callable(postprocess):
+        raise TypeError(f"postprocess: expected a function or None; got {postprocess!r}")
     if postprocess is not None and head == "labels":
         raise ValueError(f"postprocess: expected None with head {head!r}; got {postprocess!r}")
 
-    def labels_of(seen: Any, shape: tuple[int, ...], tell: _Tell, **layout: Any) -> Any:
+    def made_of(
+        seen: Any,
+        shape: tuple[int, ...],
+        tell: _Tell,
+        postprocess: Callable[..., Any] | None = postprocess,
+        options: dict[str, Any] = head_options,
+        **layout: Any,
+    ) -> Any:
         grid = TileGrid(seen.shape[1:], **layout)
         sink: MapHead | InstanceHead
         if head in ("flows", "hover"):
-            sink = MapHead(grid, head, window, window_sigma, head_options, postprocess)
+            sink = MapHead(grid, head, window, window_sigma, options, postprocess)
         else:
-            sink = InstanceHead(grid, head, head_options, postprocess)
+            sink = InstanceHead(grid, head, options, postprocess)
         places = _widened(grid, margin)
         _run(seen, places, networks, sink, size, padding, tell)
         return sink.labels(shape)
@@ -233,8 +247,8 @@ def segment(
         if not needs_sliding(source.shape):
             # What the strides of networks divide; the image is padded to it.
             sides = [-(-n // TILE_STEP) * TILE_STEP for n in seen.shape[1:]]
-            found = labels_of(seen, source.shape, _tell_nobody, tile=sides)
-            if not needs_sliding(source.shape, int(_labels(found).max())):
+            found = made_of(seen, source.shape, _tell_nobody, tile=sides)
+            if not needs_sliding(source.shape, _largest_label(found)):
                 with _told(progress) as tell:
                     tell(1, 1)
                 return source.result(found)
@@ -242,18 +256,22 @@ def segment(
         # Errors, before the network has seen anything.
         TileGrid((1, 1), tile=_LARGEST_TILE, overlap=overlap, overlap_px=overlap_px)
         choose_tile_size(source.shape, tile, diameter=1.0, model_diameter=model_diameter)
+        # Of maps the options are the function's own.
+        usual = {} if postprocess is not None and head != "instances" else head_options
+        diameter, extent = _cells(seen, partial(made_of, postprocess=None, options=usual))
         chosen = choose_tile_size(
-            source.shape, tile, diameter=_diameter(seen, labels_of), model_diameter=model_diameter
+            source.shape, tile, diameter=diameter, model_diameter=model_diameter
         )
         layout["tile"], resize = chosen.tile, View(scale=chosen.scale)
         if overlap is None and overlap_px is None:
-            layout["overlap_px"] = chosen.overlap_px
+            reach = min(math.ceil(extent * resize.scale) + 1, chosen.tile // 2)
+            layout["overlap_px"] = max(chosen.overlap_px or 0, reach)
         if resize.scale != 1:
             seen = source.resized(resize.shape(source.shape))
     elif scale != 1:
         seen = source.resized(resize.shape(source.shape))
     with _told(progress) as tell:
-        return source.result(labels_of(seen, source.shape, tell, **layout))
+        return source.result(made_of(seen, source.shape, tell, **layout))
 
 
 def _without_margin(tile: int | Sequence[int], margin: int) -> Any:
@@ -322,13 +340,17 @@ def _run(
         tell(min(done * batch_size, len(grid)), len(grid))
 
 
-def _diameter(seen: Any, labels_of: Callable[..., Any]) -> float:
-    """Diameter of the cells in a few tiles all over the image, without those that a tile cuts."""
+def _cells(seen: Any, labels_of: Callable[..., Any]) -> tuple[float, float]:
+    """Diameter of typical cells, and how far nearly all reach along an axis, in pixels.
+
+    Of those in a few tiles all over the image that no tile cuts.
+    """
     shape = tuple(seen.shape[1:])
     tile = choose_tile_size(shape, "cell_size", diameter=1.0).tile * 2
     places = TileGrid(shape, tile=tile, overlap=0)  # the last ones are whole, too
     chosen = np.unique(np.linspace(0, len(places) - 1, _N_COARSE).round().astype(int))
     found: list[NDArray[np.float64]] = []
+    extents: list[NDArray[np.float64]] = []
     for i in chosen.tolist():
         window = (slice(None), *places[i])
         part = seen[window]
@@ -339,17 +361,32 @@ def _diameter(seen: Any, labels_of: Callable[..., Any]) -> float:
         begin, end = (np.array([getattr(p, at) for p in places[i]]) for at in ("start", "stop"))
         is_cut = ((low == 0) & (begin > 0)).any(1) | ((high == size) & (end < shape)).any(1)
         found.append(2 * np.sqrt(cells["area"][~is_cut] / math.pi))
+        extents.append((high - low).max(1)[~is_cut])
     diameters = np.concatenate(found)
     if len(diameters) == 0:
         raise NoCellsError(
             f"tile: expected whole cells in the {len(chosen)} tiles that 'cell_size' looks at; "
             "got none: give the size of the tiles"
         )
-    return float(np.median(diameters))
+    return float(np.median(diameters)), float(np.percentile(np.concatenate(extents), _NEARLY_ALL))
 
 
 def _labels(found: Any) -> Array:
     return found[0] if isinstance(found, tuple) else found
+
+
+def _largest_label(found: Any) -> int:
+    labels = _labels(found)
+    try:
+        is_integer = "int" in dtype_name(Arrays(labels=labels)["labels"])
+    except TypeError:
+        is_integer = False
+    if not is_integer:
+        raise ValueError(
+            "postprocess: expected labels, or a tuple that begins with them, with "
+            f"tile='train4ever', which counts them; got {type(labels).__name__}"
+        )
+    return int(labels.max()) if 0 not in labels.shape else 0
 
 
 @contextmanager

@@ -322,3 +322,17 @@ def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         mediar(**given)
     assert network.shown == []  # before the network has worked
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_a_cell_that_fills_most_of_the_image_stays(paper):
+    """MEDIAR drops what is larger than 90 % of the image."""
+    y, x = np.mgrid[:64, :64]
+    disc = (np.hypot(y - 31.5, x - 31.5) < 25).astype(np.int32)
+    options = {"normalize": None, "channel_axis": 0, "paper": paper}
+    network = FlowNetwork(noise=0)
+    assert mediar(encode(disc), network, **options).max() == 1
+    smaller = mediar(encode(disc), network, max_size_fraction=0.4, **options)
+    assert smaller.max() == 0
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_fraction'"):
+        mediar(encode(disc), network, max_fraction=0.4, **options)

@@ -283,3 +283,25 @@ def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         train4ever(**given)
     assert detector.shown == []  # before the network has worked
+
+
+def test_boxes_without_masks_show_in_the_first_tile():
+    calls = []
+
+    def boxes_only(tiles):
+        calls.append(len(tiles))
+        return [{"boxes": np.array([[1.0, 1, 9, 9]]), "scores": np.array([0.9])} for _ in tiles]
+
+    image = np.zeros((2, 600, 600), np.float32)
+    with pytest.raises(ValueError, match=r"detector: expected masks .* in tile 0 "):
+        train4ever(image, boxes_only, tile=256, channel_axis=0)
+    assert len(calls) == 1
+
+
+def test_cells_longer_than_two_diameters():
+    """The overlap follows how far cells reach, and what a tile cuts off is no cell."""
+    scene = Scene((1100, 1100), "neurons", seed=4)
+    true = cellpost.relabel(np.asarray(scene.labels[...]))
+    detector = DetectionNetwork(noise=0, jitter=0)
+    labels = train4ever(scene.encoded[...], detector, channel_axis=0)
+    assert metrics.f1(true, labels) > 0.96

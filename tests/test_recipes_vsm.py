@@ -405,3 +405,18 @@ def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         vsm(**given)
     assert "segmenter" in message or detector.shown == []  # before the network has worked
+
+
+def test_the_paper_s_failing_window_is_named():
+    calls = []
+
+    def fails_on_the_last(tiles):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("boom")
+        return [{"boxes": np.empty((0, 4)), "scores": np.empty(0)} for _ in tiles]
+
+    image = np.zeros((500, 500), np.float32)
+    options = {"normalize": None, "tile": 300, "stride": 200, "augment": None, "paper": True}
+    with pytest.raises(RuntimeError, match=r"in tile 3 \(pixels 200:500, 200:500\)"):
+        vsm(image, fails_on_the_last, lambda crops: crops[:, :1], **options)

@@ -127,3 +127,37 @@ def test_hover_net_s_sizes(nuclei2d):
         channel_axis=0,
     )
     np.testing.assert_array_equal(got, expected)
+
+
+def test_a_postprocess_is_a_function(image):
+    calls = []
+    with pytest.raises(TypeError, match="postprocess: expected a function or None; got 5"):
+        segment(image, lambda batch: calls.append(batch), tile=32, postprocess=5)
+    assert not calls
+
+
+def test_a_postprocess_where_rules_choose_the_tiles(image):
+    """The rule by cells looks with the head's own function; the rule by count needs labels."""
+    y, x = np.mgrid[:200, :240]
+    discs = (np.hypot(y % 40 - 20, x % 40 - 20) < 12).astype(np.int32)
+    discs *= y // 40 * 6 + x // 40 + 1
+    picture = np.concatenate(
+        [5 * cellpost.masks_to_flows(discs), np.where(discs > 0, 5, -5)[None]]
+    ).astype(np.float32)
+
+    def itself(batch):
+        return batch
+
+    maps = segment(picture, itself, tile="cell_size", channel_axis=0, postprocess=lambda maps: maps)
+    np.testing.assert_array_equal(maps, picture)
+    counted = segment(
+        picture,
+        itself,
+        tile="train4ever",
+        channel_axis=0,
+        postprocess=lambda maps: (cellpost.follow_flows(maps[:2], maps[2]), "more"),
+    )
+    assert counted[0].max() == 30
+    assert counted[1] == "more"
+    with pytest.raises(ValueError, match=r"postprocess: expected labels, .* got ndarray"):
+        segment(picture, itself, tile="train4ever", channel_axis=0, postprocess=lambda maps: maps)

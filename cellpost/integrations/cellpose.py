@@ -81,8 +81,8 @@ def accelerate() -> Acceleration:
     ``dynamics.remove_bad_flow_masks``
         The same masks. Original: ids with gaps; an error within 1e-7 of the threshold; Cellpose 3.
     ``dynamics.labels_to_flows``
-        The same float32, up to PyTorch's rounding, which hangs on its number of threads (Cellpose
-        keeps targets in float32). Original: Cellpose 3.
+        The same float32, up to PyTorch's rounding (Cellpose keeps targets in float32). Original:
+        Cellpose 3.
     ``metrics.average_precision``
         The same numbers. Original: ids with gaps; images without background or of more than three
         axes; thresholds of 0 and less, or above 1.
@@ -102,8 +102,8 @@ def accelerate() -> Acceleration:
 
     Calls nest and are counted: the originals, the same function objects, come back when as many
     were restored, in any order. Modules of Cellpose that are imported in between are put right,
-    too. Functions that other code took out of the modules listed here before the call stay what
-    they were. Safe to call from several threads; the change itself is for all of them.
+    too. Functions that other code took out of the modules listed here stay what they were when it
+    took them. Safe to call from several threads; the change itself is for all of them.
 
     Examples
     --------

@@ -36,11 +36,13 @@ def mediar(
     niter: int = 200,
     flow_threshold: float | None = 0.4,
     min_size: int = 15,
+    max_size_fraction: float = 0.9,
     paper: bool = False,
     whole_up_to: int = 5000 * 5000,
     paper_window: int = 2000,
     channel_axis: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    **flow_options: Any,
 ) -> Array:
     """Segment an image as MEDIAR does, the winner of the NeurIPS 2022 cell segmentation challenge.
 
@@ -62,7 +64,7 @@ def mediar(
         Of the cells' probability, 0 < p < 1.
     min_foreground : int
         Holes, then specks, of the foreground with fewer pixels are removed.
-    niter, flow_threshold, min_size
+    niter, flow_threshold, min_size, max_size_fraction
         As of `cellpost.follow_flows`.
     paper : bool
         Follow the flows as MEDIAR does in large images: each window of `paper_window` pixels by
@@ -73,6 +75,8 @@ def mediar(
         With `paper`: the windows' side in pixels, >= 1.
     channel_axis, progress
         As of `cellpost.segment`.
+    **flow_options
+        Other options of `cellpost.follow_flows`.
 
     Returns
     -------
@@ -93,7 +97,9 @@ def mediar(
     -----
     System A of Lee et al., "MEDIAR: Harmony of Data-Centric and Model-Centric for Multi-Modality
     Microscopy" (2022). The defaults are the paper's; that the flows are followed in the whole image
-    at any size is not. Time and memory are those of `segment` and `follow_flows`.
+    at any size is not. The flows are followed as `follow_flows` does, with `paper`, too: MEDIAR's
+    own code is that of Cellpose 1, whose seeds grow without bounds and whose labels are not cleaned
+    up afterwards. Time and memory are those of `segment` and `follow_flows`.
 
     Examples
     --------
@@ -112,6 +118,8 @@ def mediar(
         "niter": niter,
         "flow_threshold": flow_threshold,
         "min_size": min_size,
+        "max_size_fraction": max_size_fraction,
+        **flow_options,
     }
 
     pixels = integer("whole_up_to", whole_up_to)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from cellpost.labels import number
 from cellpost.models import Predictor, as_predictor
 from cellpost.normalize import Normalization
 from cellpost.recipes._arguments import named
-from cellpost.recipes._instances import check_pasting, paste_with_scores
+from cellpost.recipes._instances import WithMasks, check_pasting, paste_with_scores
 from cellpost.segment import segment
 from cellpost.tiles_grid import TileGrid
 
@@ -50,6 +51,7 @@ def sartorius(
     paper: bool = False,
     channel_axis: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    **flow_options: Any,
 ) -> Any:
     """Segment an image with flows and with instances, and fuse both.
 
@@ -93,6 +95,8 @@ def sartorius(
         border of their tiles counts as much.
     channel_axis, progress
         As of `cellpost.segment`.
+    **flow_options
+        Other options of `cellpost.follow_flows`.
 
     Returns
     -------
@@ -137,12 +141,12 @@ def sartorius(
     if stride is None:
         raise TypeError("stride: expected one or two integers; got None")
     grid = TileGrid((0, 0), tile=tile, stride=stride)
-    flow_options: dict[str, Any] = {"flow_threshold": flow_threshold, "min_size": min_size}
+    flow_options |= {"flow_threshold": flow_threshold, "min_size": min_size}
     follow_flows(np.zeros((2, 0, 0), np.float32), np.zeros((0, 0), np.float32), **flow_options)
     with named(model="flow_models"):
         flow_models = _networks(flow_models, "flows")
     with named(model="detectors"):
-        detectors = _networks(detectors, "instances")
+        detectors = [WithMasks(one) for one in _networks(detectors, "instances")]
     with named(views="detector_augment", scales="detector_sizes"):
         detector_views = Views(
             "identity" if detector_augment is None else detector_augment, scales=detector_sizes
@@ -185,7 +189,7 @@ def sartorius(
             augment=[replace(view, scale=view.scale / height) for view in detector_views],
             iou_threshold=detector_iou_threshold,
             min_score=min_score,
-            postprocess=paste_with_scores,
+            postprocess=partial(paste_with_scores, keeps_parts=paper),
             **common,
         )
     fused: Any = ensemble.fuse(

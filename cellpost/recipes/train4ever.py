@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from cellpost._arrays import Array, to_host
-from cellpost.detections import Detections, as_detections
+from cellpost.detections import Detections
 from cellpost.labels import integer
 from cellpost.models import Predictor, as_predictor
 from cellpost.normalize import Normalization
 from cellpost.recipes._arguments import named
-from cellpost.recipes._instances import check_pasting, paste_with_scores
+from cellpost.recipes._instances import WithMasks, check_pasting, paste_with_scores
 from cellpost.segment import NoCellsError, segment
 
 __all__ = ["train4ever"]
@@ -54,8 +55,8 @@ def train4ever(
         without whole cells to measure ``"train4ever"``: by the image's shortest edge, and only if
         that is 4000 pixels or more, or the whole image at once gave fewer than 5 instances.
     overlap : float, optional
-        Share of their side that tiles have in common; chosen with ``"cell_size"``, else 0.25 if not
-        given.
+        Share of their side that tiles have in common: more than the longest cells, or these stay in
+        parts. Chosen with ``"cell_size"``, by the cells' extent; else 0.25 if not given.
     model_diameter : float, optional
         As of `cellpost.segment`; with ``"cell_size"``, given or by default.
     batch_size : int
@@ -71,7 +72,8 @@ def train4ever(
     return_scores : bool
         Return ``(labels, scores)``.
     paper : bool
-        Tiles by the size of the image, side by side: cells are cut at the seams.
+        Tiles by the size of the image, side by side: cells are cut at the seams. If not, an
+        instance of which more than 0.7 lies in a better one is a part of that, and goes.
     channel_axis, progress
         As of `cellpost.segment`.
 
@@ -134,7 +136,7 @@ def train4ever(
             min_score=min_score,
             channel_axis=channel_axis,
             progress=progress,
-            postprocess=paste_with_scores,
+            postprocess=partial(paste_with_scores, keeps_parts=paper),
         )
 
     with named(model="detector", method="normalize"):
@@ -154,15 +156,15 @@ def _first_that_fits(run: Callable[..., Any], tile: Any, overlap: float | None, 
     return run("train4ever" if tile is None else tile, 0.25 if overlap is None else overlap)
 
 
-class _BestOf:
+class _BestOf(WithMasks):
     """A detector, but no more than so many instances of each of its images."""
 
     def __init__(self, detector: Predictor, most: int) -> None:
-        self._detector, self._most = detector, most
+        super().__init__(detector)
+        self._most = most
 
     def __call__(self, batch: Array) -> list[Detections]:
-        shape = tuple(int(n) for n in batch.shape[-2:])
-        return [self._best(as_detections(one, shape=shape)) for one in self._detector(batch)]
+        return [self._best(found) for found in super().__call__(batch)]
 
     def _best(self, found: Detections) -> Detections:
         if len(found) <= self._most:

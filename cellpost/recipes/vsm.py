@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from cellpost.detections import Detections, as_detections
 from cellpost.detections_merge import joined
 from cellpost.labels import integer, number, relabel
 from cellpost.models import Predictor, as_predictor
-from cellpost.nms import mask_nms, weighted_boxes_fusion
+from cellpost.nms import weighted_boxes_fusion
 from cellpost.normalize import Normalization
 from cellpost.overlaps import count_pairs
 from cellpost.recipes._arguments import named
@@ -25,6 +26,7 @@ from cellpost.recipes._instances import check_pasting, paste_with_scores
 from cellpost.segment import segment
 from cellpost.segment_source import Source
 from cellpost.tiles_grid import TileGrid
+from cellpost.tiles_stitcher import name_tile
 
 __all__ = ["vsm"]
 
@@ -32,7 +34,6 @@ _CROPS_AT_ONCE = 1024
 _BLOCK = 1024  # pixels a side: crops that begin in one are cut from what is read once
 # Share of its pixels that makes a mask a part of another's cell: of two alike that overlap by the
 # half that makes boxes one, each has 2/3 in the other.
-_PART = 0.7
 
 
 def vsm(
@@ -176,9 +177,7 @@ def vsm(
     def run(seen: Any, progress: bool | Callable[[int, int], None]) -> Any:
         def paste(found: Detections, shape: tuple[int, int], **options: Any) -> Any:
             cells = _segmented(found, seen, network, n_repeats, crop_size)
-            if not paper:
-                cells = _without_parts(cells, shape, mask_threshold)
-            return paste_with_scores(cells, shape, **options)
+            return paste_with_scores(cells, shape, keeps_parts=paper, **options)
 
         with named(model="detector"):
             return segment(
@@ -280,16 +279,6 @@ def _segmented(
     return Detections(at, scores, xp.concat(masks))[np.argsort(order)]
 
 
-def _without_parts(found: Detections, shape: tuple[int, int], threshold: float) -> Detections:
-    """Objects, best first, that are no parts of a better one."""
-    if found.masks is None or len(found) == 0:
-        return found
-    xp = array_namespace(found.boxes)
-    rank = xp.arange(len(found), 0, -1, dtype=xp.float64, device=device(found.boxes))
-    kept = mask_nms(found.masks, found.boxes, rank, shape, _PART, metric="ios", threshold=threshold)
-    return found[kept]
-
-
 def _masks(
     network: Predictor, seen: Any, boxes: NDArray[np.int64], n_repeats: int, side: int
 ) -> Array:
@@ -332,7 +321,12 @@ def _window_after_window(
     labels = np.zeros(grid.shape, np.int32)
     scores: list[float] = []
     for i, window in enumerate(grid):
-        found, of_found = run(seen[:, window[0], window[1]], False)
+        try:
+            found, of_found = run(seen[:, window[0], window[1]], False)
+        except (TypeError, ValueError, RuntimeError) as error:
+            # It knows its window alone.
+            message = re.sub(r"tile 0 \(pixels [^)]*\)", name_tile(grid, i), str(error))
+            raise type(error)(message) from error
         new = to_host(found)
         pairs = count_pairs(new=new, labels=labels[window])
         ids = np.zeros(len(of_found) + 1, np.int32)
