@@ -23,12 +23,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CPP_FILES = $(shell find csrc bindings tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SOURCES = pyproject.toml CMakeLists.txt $(shell find csrc bindings cellpost -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: help demo test lint pytest doctest cpptest gpu bench clean
+.PHONY: help demo test test-slide lint pytest doctest cpptest gpu bench clean
 
 help:
 	@echo "make demo   install in $(VENV) and segment a real image: demo_masks.tif, demo_overlay.png"
 	@echo "make test   all tests and checks (sets up $(VENV) itself)"
 	@echo "make lint   the checks alone;  make pytest | doctest | cpptest  the tests alone"
+	@echo "make test-slide  the tests of slides, the long ones, too"
 	@echo "make bench  benchmarks, beside the peers;  make gpu  builds, tests and measures on the local GPU"
 	@echo "make clean  remove what was built, $(VENV) included"
 
@@ -87,6 +88,9 @@ doctest: $(VENV)/test.done
 
 pytest: $(VENV)/test.done
 	cd $(VENV) && bin/pytest $(CURDIR)/tests $(PYTEST_FLAGS)
+
+test-slide: $(VENV)/test.done
+	cd $(VENV) && bin/pytest $(CURDIR)/tests -k slide --full $(PYTEST_FLAGS)
 
 bench: $(VENV)/test.done
 	cd $(VENV) && bin/pytest $(CURDIR)/bench --benchmark-only $(PYTEST_FLAGS)

@@ -28,6 +28,15 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests that are marked as slow run with --full."""
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: --full runs it"))
+
+
 # ---- devices ------------------------------------------------------------------------------------
 
 
