@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,8 +71,12 @@ class TileRows(ABC):
 
     def every(self) -> Row:
         """All tiles, their ids numbered through."""
-        rows = map(self.row, range(self.grid.counts[0]))
-        return reduce(Row.followed_by, rows, Row([], np.zeros(1, np.int64)))
+        rows = [self.row(k) for k in range(self.grid.counts[0])]
+        n_ids = np.cumsum([0, *(row.first[-1] for row in rows)])
+        _check_number_of_ids(int(n_ids[-1]))
+        firsts = [row.first[:-1] + n for row, n in zip(rows, n_ids, strict=False)]
+        tiles = [tile for row in rows for tile in row.tiles]
+        return Row(tiles, np.concatenate([*firsts, n_ids[-1:]]))
 
     def part(self, k: int) -> range:
         """Which tiles are a row of the grid."""
@@ -222,10 +225,13 @@ class TileRows(ABC):
 
     def _cores(self, k: int) -> list[tuple[Numbers, Numbers, Numbers]]:
         """Starts and cores of a row of the grid, from where the row's cores begin."""
-        grid = self.grid
-        along = list(zip(grid.starts, grid._core_begins, grid._core_ends, strict=True))
+        along = self._all_cores()
         start, begin, end = (places[k : k + 1] for places in along[0])
         return [(start - begin, begin - begin, end - begin), *along[1:]]
+
+    def _all_cores(self) -> list[tuple[Numbers, Numbers, Numbers]]:
+        grid = self.grid
+        return list(zip(grid.starts, grid._core_begins, grid._core_ends, strict=True))
 
     def compose(self, first: Numbers, numbers: NDArray[np.int32], out: Array) -> None:
         """Write the numbers of the ids, each pixel its core's tile's."""
@@ -286,6 +292,17 @@ class LabelTiles(TileRows):
         if dtype_name(given[name]) == "int32" and is_c_contiguous(given[name]):
             return given[name]
         return given.int32_labels(name, to_write=False)[0]
+
+    def compose(self, first: Numbers, numbers: NDArray[np.int32], out: Array) -> None:
+        """All rows at once, on all threads."""
+        _core.compose_tiles(
+            self.every().tiles,
+            out,
+            self.arrays.stream,
+            first=first,
+            axes=self._all_cores(),
+            map=numbers,
+        )
 
     def row(self, k: int) -> Row:
         """Tiles of a row of the grid, their ids numbered through."""
