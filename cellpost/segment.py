@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from cellpost._arrays import Array, Arrays, dtype_name, to_host
 from cellpost._pipeline import pipelined
+from cellpost._progress import Tell, tell_nobody, told
 from cellpost.augment.view import View
 from cellpost.augment.views import Views
 from cellpost.labels import integer
@@ -219,7 +217,7 @@ def segment(
     def made_of(
         seen: Any,
         shape: tuple[int, ...],
-        tell: _Tell,
+        tell: Tell,
         postprocess: Callable[..., Any] | None = postprocess,
         options: dict[str, Any] = head_options,
         **layout: Any,
@@ -247,9 +245,9 @@ def segment(
         if not needs_sliding(source.shape):
             # What the strides of networks divide; the image is padded to it.
             sides = [-(-n // TILE_STEP) * TILE_STEP for n in seen.shape[1:]]
-            found = made_of(seen, source.shape, _tell_nobody, tile=sides)
+            found = made_of(seen, source.shape, tell_nobody, tile=sides)
             if not needs_sliding(source.shape, _largest_label(found)):
-                with _told(progress) as tell:
+                with told(progress, "tiles") as tell:
                     tell(1, 1)
                 return source.result(found)
     elif isinstance(tile, str) and tile == "cell_size":
@@ -270,7 +268,7 @@ def segment(
             seen = source.resized(resize.shape(source.shape))
     elif scale != 1:
         seen = source.resized(resize.shape(source.shape))
-    with _told(progress) as tell:
+    with told(progress, "tiles") as tell:
         return source.result(made_of(seen, source.shape, tell, **layout))
 
 
@@ -295,12 +293,6 @@ def _widened(grid: TileGrid, margin: int) -> TileGrid:
 
 # ---- the work -----------------------------------------------------------------------------------
 
-_Tell: TypeAlias = Callable[[int, int], None]
-
-
-def _tell_nobody(done: int, total: int) -> None:
-    return
-
 
 def _run(
     seen: Any,
@@ -309,7 +301,7 @@ def _run(
     sink: MapHead | InstanceHead,
     batch_size: int,
     padding: Padding,
-    tell: _Tell,
+    tell: Tell,
 ) -> None:
     """Read the tiles, let the networks see them, and put their outputs into the sink."""
 
@@ -355,7 +347,7 @@ def _cells(seen: Any, labels_of: Callable[..., Any]) -> tuple[float, float]:
         window = (slice(None), *places[i])
         part = seen[window]
         size = tuple(part.shape[1:])
-        labels = labels_of(part, size, _tell_nobody, tile=tile, overlap=0.5)
+        labels = labels_of(part, size, tell_nobody, tile=tile, overlap=0.5)
         cells = properties(to_host(_labels(labels)))
         low, high = cells["bbox"][:, :2], cells["bbox"][:, 2:]
         begin, end = (np.array([getattr(p, at) for p in places[i]]) for at in ("start", "stop"))
@@ -387,19 +379,6 @@ def _largest_label(found: Any) -> int:
             f"tile='train4ever', which counts them; got {type(labels).__name__}"
         )
     return int(labels.max()) if 0 not in labels.shape else 0
-
-
-@contextmanager
-def _told(progress: bool | _Tell) -> Iterator[_Tell]:
-    """What to call with the tiles done and the number of all."""
-    if not progress:
-        yield _tell_nobody
-    elif callable(progress):
-        yield progress
-    else:
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("tiles", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # ---- arguments ----------------------------------------------------------------------------------

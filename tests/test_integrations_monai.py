@@ -77,7 +77,7 @@ def assert_same(got, wanted):
         assert (a - b).abs().max() <= TOLERANCE[theirs.dtype] * max(float(b.max() - b.min()), 1e-3)
 
 
-def both(monai, inputs, roi, n, predictor, *args, **kwargs):
+def assert_same_as_monai(monai, inputs, roi, n, predictor, *args, **kwargs):
     before = inputs.clone()
     theirs = monai.sliding_window_inference(inputs.clone(), roi, n, predictor, *args, **kwargs)
     got = sliding_window_inference(inputs, roi, n, predictor, *args, **kwargs)
@@ -114,7 +114,7 @@ def test_signature(monai, pair):
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.6, 0.9])
 @pytest.mark.parametrize("size", [(12, 17), (16, 16), (15, 41), (37, 53)])
 def test_images(monai, sink, mode, overlap, size):
-    both(monai, images(2, 3, *size), 16, 3, network, overlap, mode)
+    assert_same_as_monai(monai, images(2, 3, *size), 16, 3, network, overlap, mode)
 
 
 @pytest.mark.peer
@@ -122,7 +122,7 @@ def test_images(monai, sink, mode, overlap, size):
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, (0.6, 0.9, 0.0)])
 @pytest.mark.parametrize("size", [(5, 11, 8), (8, 8, 8), (13, 8, 22)])
 def test_volumes(monai, sink, mode, overlap, size):
-    both(monai, images(2, 2, *size), 8, 3, network, overlap, mode)
+    assert_same_as_monai(monai, images(2, 2, *size), 8, 3, network, overlap, mode)
 
 
 @pytest.mark.peer
@@ -133,13 +133,15 @@ def test_paddings(monai, padding, size):
     roi = (16, 15) if len(size) == 2 else (8, 15, 16)
     value = 0.75 if padding == "constant" else 0.0
     for given in (padding, as_enum):
-        both(monai, images(2, 1, *size), roi, 2, network, 0.5, "gaussian", 0.125, given, value)
+        assert_same_as_monai(
+            monai, images(2, 1, *size), roi, 2, network, 0.5, "gaussian", 0.125, given, value
+        )
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize("roi", [None, 0, -1, (None, 12), (9, -1), [12, 9], (64, None)])
 def test_rois(monai, roi):
-    both(monai, images(1, 1, 20, 21), roi, 1, network)
+    assert_same_as_monai(monai, images(1, 1, 20, 21), roi, 1, network)
 
 
 @pytest.mark.peer
@@ -147,19 +149,19 @@ def test_rois(monai, roi):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_dtypes(monai, sink, dtype, n):
     for mode in ("constant", "gaussian"):
-        both(monai, images(2, 1, 30, 43, dtype=dtype), 16, n, network, 0.6, mode)
+        assert_same_as_monai(monai, images(2, 1, 30, 43, dtype=dtype), 16, n, network, 0.6, mode)
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize("sigma", [0.05, 0.5, (0.1, 0.3)])
 def test_sigma(monai, sigma):
     mode = importlib.import_module("monai.utils").BlendMode.GAUSSIAN
-    both(monai, images(1, 1, 30, 43), (16, 20), 4, network, 0.6, mode, sigma)
+    assert_same_as_monai(monai, images(1, 1, 30, 43), (16, 20), 4, network, 0.6, mode, sigma)
 
 
 @pytest.mark.peer
 def test_half_outputs_of_float_inputs(monai):
-    both(monai, images(1, 1, 30, 43), 16, 4, lambda b: network(b).half(), 0.5)
+    assert_same_as_monai(monai, images(1, 1, 30, 43), 16, 4, lambda b: network(b).half(), 0.5)
 
 
 def scaled(factor, *factors):
@@ -179,12 +181,12 @@ def scaled(factor, *factors):
 @pytest.mark.parametrize("size", [(37, 53), (9, 40), (12, 13)])
 def test_zooms(monai, mode, factors, overlap, size):
     # With an overlap of 0.9 windows share their places in the smaller outputs.
-    both(monai, images(2, 1, *size), 16, 3, scaled(*factors), overlap, mode)
+    assert_same_as_monai(monai, images(2, 1, *size), 16, 3, scaled(*factors), overlap, mode)
 
 
 @pytest.mark.peer
 def test_zoomed_volumes(monai):
-    both(monai, images(1, 1, 9, 20, 17), 8, 3, scaled(2, 0.5, 1), 0.5, "gaussian")
+    assert_same_as_monai(monai, images(1, 1, 9, 20, 17), 8, 3, scaled(2, 0.5, 1), 0.5, "gaussian")
 
 
 @pytest.mark.peer
@@ -202,7 +204,7 @@ def test_structures(monai, mode):
         lambda b: [network(b)],
         lambda b: {"only": network(b)},
     ):
-        both(monai, images(2, 1, 33, 40), 16, 3, predict, 0.5, mode)
+        assert_same_as_monai(monai, images(2, 1, 33, 40), 16, 3, predict, 0.5, mode)
 
 
 @pytest.mark.peer
@@ -210,7 +212,7 @@ def test_structures(monai, mode):
 def test_roi_weight_map(monai, sink, axes):
     weights = images(16, 16, seed=3)[(None,) * axes] + 0.01
     for given in (weights, weights.double()):
-        both(monai, images(2, 1, 30, 41), 16, 3, network, 0.5, roi_weight_map=given)
+        assert_same_as_monai(monai, images(2, 1, 30, 41), 16, 3, network, 0.5, roi_weight_map=given)
 
 
 @pytest.mark.peer
@@ -218,7 +220,7 @@ def test_roi_weight_map_of_zeros(monai):
     weights = images(16, 16, seed=3)
     weights[:, 6:9] = 0
     weights[0] = 1e-30
-    both(monai, images(1, 1, 32, 44), 16, 3, network, 0.75, roi_weight_map=weights)
+    assert_same_as_monai(monai, images(1, 1, 32, 44), 16, 3, network, 0.75, roi_weight_map=weights)
 
 
 @pytest.mark.peer
@@ -276,15 +278,17 @@ def test_condition(monai, n, size):
         return network(batch) * condition[:, :1]
 
     condition = images(2, 2, *size, seed=5)
-    both(monai, images(2, 1, *size), 16, n, predict, 0.5, condition=condition)
-    both(monai, images(2, 1, *size), 16, n, network, 0.5, condition=None)
+    assert_same_as_monai(monai, images(2, 1, *size), 16, n, predict, 0.5, condition=condition)
+    assert_same_as_monai(monai, images(2, 1, *size), 16, n, network, 0.5, condition=None)
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize("buffer", [(1, -1), (2, 0), (3, 1)])
 def test_buffers_do_not_matter(monai, buffer):
     options = {"buffer_steps": buffer[0], "buffer_dim": buffer[1]}
-    got = both(monai, images(2, 1, 41, 50), 16, 3, network, 0.5, "gaussian", **options)
+    got = assert_same_as_monai(
+        monai, images(2, 1, 41, 50), 16, 3, network, 0.5, "gaussian", **options
+    )
     assert torch.equal(
         got, sliding_window_inference(images(2, 1, 41, 50), 16, 3, network, 0.5, "gaussian")
     )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from cellpost import _core
 from cellpost._arrays import dtype_name, to_host
+from cellpost._progress import told
 from cellpost.flows import FlowReport
 from cellpost.labels import choose, integer, lengths_of, number
 from cellpost.slide.blocks import blocks_of, scratch_folder
@@ -160,14 +158,14 @@ sampling
         sides = (side, side)
     else:
         sides = _sides(block)
-    with _told(progress) as told, scratch_folder(scratch) as folder:
+    with told(progress, "blocks") as tell_of, scratch_folder(scratch) as folder:
         blocks = blocks_of(shape, sides)
         n_told = 0
 
         def tell() -> None:
             nonlocal n_told
             n_told += 1
-            told(n_told, _N_PASSES * len(blocks))
+            tell_of(n_told, _N_PASSES * len(blocks))
 
         if not blocks:
             return (0, FlowReport(*[0] * 12)) if return_report else 0
@@ -230,22 +228,6 @@ def _read(array: Any, key: tuple[slice, ...]) -> Any:
     """A window in memory, in this machine's byte order."""
     part = np.asarray(to_host(array[key]))
     return part.astype(part.dtype.newbyteorder("="), copy=False)
-
-
-# ---- progress -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _told(progress: bool | Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
-    """What to call with the steps done and the number of all."""
-    if callable(progress):
-        yield progress
-    elif not progress:
-        yield lambda done, total: None
-    else:
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("blocks", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # ---- arguments ----------------------------------------------------------------------------------

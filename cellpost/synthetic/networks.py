@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -53,6 +54,34 @@ class _SimulatedNetwork:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"simulated {type(self).__name__}({options})"
 
+    def _generator(self, tile: NDArray[np.int64]) -> np.random.Generator:
+        """Noise of the tile's own, by its pixels: in whatever order tiles come."""
+        digest = hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=8).digest()
+        key = [int.from_bytes(digest, "little"), self.seed]
+        return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+
+    def _blurred(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        blurred: NDArray[np.float32] = plane
+        if self.blur > 0:
+            blurred = gaussian_filter(plane, self.blur, axes=(-2, -1))
+        return blurred
+
+    def _noisy(
+        self, plane: NDArray[np.float32], signal: float, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        noise = rng.standard_normal(plane.shape, np.float32)
+        noise *= np.float32(self.noise * signal)
+        noise += plane
+        return noise
+
+    def _logit(self, labels: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.float32]:
+        cover = self._blurred((labels > 0).astype(np.float32))
+        return self._noisy(np.float32(_SIGNAL) * (2 * cover - 1), _SIGNAL, rng)
+
+
+class _MapNetwork(_SimulatedNetwork, ABC):
+    """A network that puts out maps."""
+
     def __call__(self, tiles: Array) -> Any:
         """Simulate the outputs for a batch of tiles.
 
@@ -79,35 +108,12 @@ class _SimulatedNetwork:
             maps[k] = self._maps(cells, self._generator(tile))
         return arrays.result(arrays.xp.asarray(maps, device=arrays.device))
 
+    @abstractmethod
     def _maps(self, cells: Seen, rng: np.random.Generator) -> NDArray[np.float32]:
-        raise NotImplementedError
-
-    def _generator(self, tile: NDArray[np.int64]) -> np.random.Generator:
-        """Noise of the tile's own, by its pixels: in whatever order tiles come."""
-        digest = hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=8).digest()
-        key = [int.from_bytes(digest, "little"), self.seed]
-        return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
-
-    def _blurred(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        blurred: NDArray[np.float32] = plane
-        if self.blur > 0:
-            blurred = gaussian_filter(plane, self.blur, axes=(-2, -1))
-        return blurred
-
-    def _noisy(
-        self, plane: NDArray[np.float32], signal: float, rng: np.random.Generator
-    ) -> NDArray[np.float32]:
-        noise = rng.standard_normal(plane.shape, np.float32)
-        noise *= np.float32(self.noise * signal)
-        noise += plane
-        return noise
-
-    def _logit(self, labels: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.float32]:
-        cover = self._blurred((labels > 0).astype(np.float32))
-        return self._noisy(np.float32(_SIGNAL) * (2 * cover - 1), _SIGNAL, rng)
+        """Maps of a tile."""
 
 
-class FlowNetwork(_SimulatedNetwork):
+class FlowNetwork(_MapNetwork):
     """A simulated network of Cellpose's kind: flows and the cells' logit.
 
     Called with tiles of `Scene.encoded`, (n, 2, h, w), it gives (n, 3, h, w), float32: dY and dX,
@@ -161,7 +167,7 @@ class FlowNetwork(_SimulatedNetwork):
         return np.concatenate([flows, self._logit(cells.labels, rng)[None]])
 
 
-class HoverNetwork(_SimulatedNetwork):
+class HoverNetwork(_MapNetwork):
     """A simulated network of HoVer-Net's kind: probability, horizontal and vertical map.
 
     Called with tiles of `Scene.encoded`, (n, 2, h, w), it gives (n, 3, h, w), float32: the
