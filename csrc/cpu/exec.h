@@ -3,15 +3,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/kernels.h"
+#include "cpu/pair_table.h"
 #include "cpu/parallel_for.h"
 #include "pipeline/flows.h"
 #include "pipeline/nms.h"
@@ -19,84 +18,7 @@
 #include "pipeline/paste.h"
 #include "pipeline/tiles.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace cellpost::cpu {
-
-/// Uninitialised scratch. Large blocks ask for huge pages: the stages touch them at random.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t n) : size_(n) {
-    if (n == 0) return;
-    if (n < 0 || n > PTRDIFF_MAX / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();
-    constexpr size_t kHugePage = size_t{1} << 21;
-    const size_t bytes = static_cast<size_t>(n) * sizeof(T);
-    const size_t align = bytes >= 4 * kHugePage ? kHugePage : 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(align, (bytes + align - 1) / align * align)));
-    if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-    if (align == kHugePage) madvise(data_.get(), bytes, MADV_HUGEPAGE);
-#endif
-  }
-  T* data() { return data_.get(); }
-  int64_t size() const { return size_; }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-  int64_t size_ = 0;
-};
-
-/// Sums by key, in a table with open addressing.
-class PairTable {
- public:
-  void add(int64_t key, int64_t count) {
-    if (2 * n_ >= static_cast<int64_t>(slots_.size())) grow();
-    Slot& slot = find(key);
-    if (slot.count == 0) slot.key = key, ++n_;
-    slot.count += count;
-  }
-  int64_t size() const { return n_; }
-  /// Keeps no more than the pairs; nothing is added any more.
-  void close() {
-    slots_.erase(std::remove_if(slots_.begin(), slots_.end(),
-                                [](const Slot& slot) { return slot.count == 0; }),
-                 slots_.end());
-    slots_.shrink_to_fit();
-  }
-  int64_t write(int64_t* keys, int64_t* counts) const {
-    for (size_t i = 0; i < slots_.size(); ++i) keys[i] = slots_[i].key, counts[i] = slots_[i].count;
-    return size();
-  }
-
- private:
-  struct Slot {
-    int64_t key, count;
-  };
-
-  Slot& find(int64_t key) {
-    const size_t mask = slots_.size() - 1;
-    size_t at = (static_cast<uint64_t>(key) * 0x9e3779b97f4a7c15u) >> 20 & mask;
-    while (slots_[at].count != 0 && slots_[at].key != key) at = (at + 1) & mask;
-    return slots_[at];
-  }
-  void grow() {
-    std::vector<Slot> old(std::max<size_t>(64, 2 * slots_.size()));
-    old.swap(slots_);
-    for (const Slot& slot : old) {
-      if (slot.count != 0) find(slot.key) = slot;
-    }
-  }
-
-  std::vector<Slot> slots_;
-  int64_t n_ = 0;
-};
 
 class Exec {
  public:
